@@ -1,0 +1,1 @@
+"""Clients of outside systems that more than one service uses."""

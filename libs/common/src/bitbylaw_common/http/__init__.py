@@ -1,0 +1,1 @@
+"""The one seam to outside HTTP systems, and its real implementation."""

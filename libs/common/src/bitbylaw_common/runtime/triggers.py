@@ -1,0 +1,150 @@
+"""What starts a step: an HTTP request, an event on a topic, a moment in time.
+
+`Trigger[I, O]` says what a step so started takes and gives; a handler that does not fit is
+refused by mypy, because `step` wants triggers and handler to agree.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar, overload
+
+from bitbylaw_common.cron import CronExpression
+from bitbylaw_common.events import Event
+from bitbylaw_common.outcomes import Outcome
+from bitbylaw_common.topics import Topic
+
+I = TypeVar("I")  # noqa: E741 - I and O are what goes in and comes out
+O = TypeVar("O")  # noqa: E741
+B = TypeVar("B")
+E = TypeVar("E", bound=Event)
+
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+BodyKind = Literal["model", "bytes", "stream"]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiRequest(Generic[B]):
+    """An HTTP request as a handler sees it.
+
+    Attributes:
+        method: as sent.
+        path: the path without query.
+        body: the parsed model, the raw bytes, or the chunks, as the trigger declares.
+        raw: the exact bytes; empty for a streamed body.
+        headers: names in lower case.
+        query_params: first value of each name.
+        path_params: by the names in the trigger's path.
+    """
+
+    method: str
+    path: str
+    body: B
+    raw: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query_params: Mapping[str, str] = field(default_factory=dict)
+    path_params: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiResponse:
+    """What to answer.
+
+    Attributes:
+        status: the HTTP status.
+        body: JSON-able values are sent as JSON; bytes and streams as they are.
+        headers: added to the answer; set `content-type` for bytes and streams.
+    """
+
+    status: int
+    body: Any | bytes | AsyncIterator[bytes] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The moment a cron was due.
+
+    Attributes:
+        due: the instant by the expression, zone-aware; later than this by the scheduler's delay.
+        run_id: names the run in the journal.
+        manual: somebody asked for it; it is not one of the expression's instants.
+    """
+
+    due: datetime
+    run_id: str
+    manual: bool = False
+
+
+class Trigger(Generic[I, O]):
+    """The common root; use `http`, `queue` or `cron`."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HttpTrigger(Trigger[ApiRequest[B], ApiResponse]):
+    """Started by a request to `method` `path`; `{name}` in the path is a parameter."""
+
+    method: Method
+    path: str
+    kind: BodyKind
+    model: Any = None
+    max_body_bytes: int = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class QueueTrigger(Trigger[E, Outcome]):
+    """Started by each event on `topic`."""
+
+    topic: Topic[E]
+
+
+@dataclass(frozen=True, slots=True)
+class CronTrigger(Trigger[Tick, Outcome]):
+    """Started at each instant of `expression` (six fields, seconds first, Europe/Berlin)."""
+
+    expression: CronExpression
+
+
+@overload
+def http(
+    method: Method, path: str, *, body: type[B], max_body_bytes: int = ...
+) -> HttpTrigger[B]: ...
+@overload
+def http(
+    method: Method, path: str, *, body: Literal["bytes"] = ..., max_body_bytes: int = ...
+) -> HttpTrigger[bytes]: ...
+@overload
+def http(
+    method: Method, path: str, *, body: Literal["stream"], max_body_bytes: int = ...
+) -> HttpTrigger[AsyncIterator[bytes]]: ...
+def http(
+    method: Method, path: str, *, body: Any = "bytes", max_body_bytes: int = 1024 * 1024
+) -> HttpTrigger[Any]:
+    """Declare an HTTP trigger.
+
+    Args:
+        method: the HTTP method.
+        path: begins with a slash; `{name}` stands for one segment.
+        body: a pydantic type to parse the JSON body into (400 where it does not fit), "bytes"
+            for the raw body, "stream" for chunks of any length.
+        max_body_bytes: a longer body is answered 413; counts for streams as well.
+    """
+    if body in ("bytes", "stream"):
+        return HttpTrigger(method, path, body, None, max_body_bytes)
+    return HttpTrigger(method, path, "model", body, max_body_bytes)
+
+
+def queue(topic: Topic[E]) -> QueueTrigger[E]:
+    """Declare that each event on `topic` starts the step."""
+    return QueueTrigger(topic)
+
+
+def cron(expression: str) -> CronTrigger:
+    """Declare instants, as the seed writes them: `0 */15 * * * *` is every 15 minutes.
+
+    Raises:
+        DeclarationError: the expression has not six fields, or a field cannot be.
+    """
+    return CronTrigger(CronExpression.parse(expression))

@@ -1,0 +1,1 @@
+"""What every sync shares: digests and the base, what both sides agreed on last."""

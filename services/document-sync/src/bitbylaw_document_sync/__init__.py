@@ -1,0 +1,1 @@
+"""document-sync: EspoCRM documents into xAI collections."""

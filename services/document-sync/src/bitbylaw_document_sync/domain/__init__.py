@@ -1,0 +1,1 @@
+"""What a document should be at xAI; pure."""

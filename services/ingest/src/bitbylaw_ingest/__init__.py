@@ -1,0 +1,1 @@
+"""ingest: EspoCRM webhooks into events."""

@@ -1,0 +1,1 @@
+"""bbl: what operators and developers type."""

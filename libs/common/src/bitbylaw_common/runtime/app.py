@@ -30,9 +30,7 @@ class App(Generic[D]):
         self._unique(
             "route", [f"{t.method} {t.path}" for step in self.steps for t in step.http_triggers]
         )
-        self._unique(
-            "topic", [t.topic.name for step in self.steps for t in step.queue_triggers]
-        )
+        self._unique("topic", [t.topic.name for step in self.steps for t in step.queue_triggers])
 
     def _unique(self, what: str, values: list[str]) -> None:
         twice = sorted({value for value in values if values.count(value) > 1})

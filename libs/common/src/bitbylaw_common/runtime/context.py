@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
+from bitbylaw_common.errors import DecodeError
 from bitbylaw_common.events import Event
 from bitbylaw_common.journal import RunFacts
 from bitbylaw_common.outcomes import Skipped
@@ -49,6 +50,7 @@ class RunPort(Protocol):
     def saw(self, digest: str) -> Skipped | None: ...  # noqa: D102
     async def publish(self, emits: Sequence["Emit"]) -> list[str]: ...  # noqa: D102
     def base(self) -> bytes | None: ...  # noqa: D102
+    def base_unreadable(self, reason: str) -> None: ...  # noqa: D102
     async def write_base(self, value: bytes | None, *, intent: bool) -> None: ...  # noqa: D102
 
 
@@ -126,9 +128,18 @@ class Context(Generic[D]):
         return await self._run.publish(emits)
 
     def base(self, model: type[S]) -> S | None:
-        """Return what both sides agreed on last, or None: never, unreadable, or another key."""
+        """Return what both sides agreed on last; None when never, or when it is unreadable.
+
+        An unreadable one is counted, logged and journalled; the run goes on as a first sync.
+        """
         value = self._run.base()
-        return None if value is None else model.from_bytes(value)
+        if value is None:
+            return None
+        try:
+            return model.from_bytes(value)
+        except DecodeError as unreadable:
+            self._run.base_unreadable(str(unreadable))
+            return None
 
     async def intend(self, value: BaseState) -> None:
         """Write the base with what this run is about to do, before its first effect.

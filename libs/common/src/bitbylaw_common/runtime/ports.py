@@ -66,8 +66,16 @@ class Log(Protocol):
         """
         ...
 
-    def read(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[Record]:
-        """Yield the records from `start` to the end as it is at the time of the call."""
+    def read(self, starts: Mapping[tuple[str, int], int]) -> AsyncIterator[Record]:
+        """Yield the records of several partitions to the ends as they are when called.
+
+        Args:
+            starts: (topic, partition) to the first offset wanted; below the log's start counts
+                as its start. Within a partition the order is kept, between them it is not.
+
+        Raises:
+            LogUnavailableError: the ends were not reached in time.
+        """
         ...
 
 

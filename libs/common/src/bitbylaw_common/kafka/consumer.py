@@ -1,0 +1,185 @@
+"""The group consumer of one service: fetch, commit, rebalance; what to do is the worker's."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import (
+    CommitFailedError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
+
+from bitbylaw_common.errors import LogUnavailableError
+from bitbylaw_common.kafka.assignor import NumberAssignor
+from bitbylaw_common.kafka.log import from_kafka
+from bitbylaw_common.runtime.ports import Record
+from bitbylaw_common.topics import LARGE_RECORD_BYTES
+
+SESSION_MS = 30_000
+Partitions = Callable[[frozenset[int]], Awaitable[None]]
+
+
+class GroupConsumer:
+    """A member of the service's consumer group.
+
+    Args:
+        options: how to connect: `KafkaSettings.client_options()`.
+        group: the service's name.
+        topics: what to subscribe to; each has the same partitions.
+        instance: static membership under this id; None for dynamic.
+        rebalance_seconds: how long the group waits for a member that drains.
+        assigned: called with the numbers that are owned in every topic, before any record of
+            them is fetched.
+        revoked: called before the numbers are given up; commits inside it still count.
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        *,
+        group: str,
+        topics: Sequence[str],
+        instance: str | None,
+        rebalance_seconds: float,
+        assigned: Partitions,
+        revoked: Partitions,
+    ) -> None:
+        self._topics = tuple(topics)
+        self._consumer = AIOKafkaConsumer(
+            **options,
+            group_id=group,
+            client_id=f"{group}-{instance or 'worker'}",
+            group_instance_id=instance,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            partition_assignment_strategy=(NumberAssignor,),
+            session_timeout_ms=SESSION_MS,
+            heartbeat_interval_ms=3_000,
+            max_poll_interval_ms=int(rebalance_seconds * 1000) + 60_000,
+            rebalance_timeout_ms=int(rebalance_seconds * 1000),
+            isolation_level="read_committed",
+            max_partition_fetch_bytes=LARGE_RECORD_BYTES // 12,
+        )
+        self._listener = _Listener(self._topics, assigned, revoked)
+        self._paused: frozenset[TopicPartition] = frozenset()
+
+    async def start(self) -> None:
+        """Connect and join.
+
+        Raises:
+            LogUnavailableError: no broker answers.
+        """
+        try:
+            await self._consumer.start()
+        except (KafkaError, OSError) as down:
+            await self._consumer.stop()
+            raise LogUnavailableError(
+                f"no Kafka broker answers at KAFKA_BOOTSTRAP_SERVERS: {type(down).__name__}"
+            ) from down
+        self._listener.consumer = self._consumer
+        self._consumer.subscribe(list(self._topics), listener=self._listener)
+
+    async def stop(self) -> None:
+        """Leave: a dynamic member tells the group, a static one keeps its place."""
+        await self._consumer.stop()
+
+    async def fetch(self, *, seconds: float, records: int = 500) -> tuple[list[Record], list[str]]:
+        """Return the next records, and a word on each partition that had to begin anew.
+
+        Raises:
+            LogUnavailableError: the broker cannot be asked; try again.
+        """
+        try:
+            batches = await self._consumer.getmany(
+                timeout_ms=int(seconds * 1000), max_records=records
+            )
+        except OffsetOutOfRangeError as gone:
+            places = list(gone.args[0])
+            await self._consumer.seek_to_beginning(*places)
+            return [], [f"{p.topic}:{p.partition}" for p in places]
+        except NoOffsetForPartitionError as fresh:
+            place = fresh.args[0]
+            await self._consumer.seek_to_beginning(
+                *([place] if isinstance(place, TopicPartition) else list(place))
+            )
+            return [], []
+        except KafkaError as down:
+            raise LogUnavailableError(f"fetch failed: {type(down).__name__}") from down
+        return [from_kafka(r) for records in batches.values() for r in records], []
+
+    def pause(self, *, on: bool) -> None:
+        """Stop or go on fetching; membership and polling go on either way."""
+        assigned = frozenset(self._consumer.assignment())
+        if on and self._paused != assigned:
+            self._consumer.pause(*assigned)
+            self._paused = assigned
+        elif not on and self._paused:
+            self._consumer.resume(*(self._paused & assigned))
+            self._paused = frozenset()
+
+    async def commit(self, offsets: Mapping[tuple[str, int], int]) -> bool:
+        """Commit; False when the group refused because the partitions are no longer ours.
+
+        Raises:
+            LogUnavailableError: the broker cannot be asked; the commit may have happened.
+        """
+        if not offsets:
+            return True
+        try:
+            await self._consumer.commit(
+                {TopicPartition(*place): offset for place, offset in offsets.items()}
+            )
+        except CommitFailedError:
+            return False
+        except KafkaError as down:
+            raise LogUnavailableError(f"commit failed: {type(down).__name__}") from down
+        return True
+
+    def lag(self) -> int:
+        """Return how many records lie between what was fetched and the ends last heard of."""
+        total = 0
+        for place in self._consumer.assignment():
+            end = self._consumer.highwater(place)
+            position = self._listener.positions.get(place)
+            if end is not None and position is not None:
+                total += max(0, end - position)
+        return total
+
+    def fetched(self, records: Collection[Record]) -> None:
+        """Note how far fetching came, for `lag`."""
+        for record in records:
+            place = TopicPartition(record.topic, record.partition)
+            self._listener.positions[place] = record.offset + 1
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka carries no types
+    """Turns aiokafka's callbacks over topic partitions into numbers owned everywhere."""
+
+    def __init__(self, topics: Sequence[str], assigned: Partitions, revoked: Partitions) -> None:
+        self._topics = topics
+        self._assigned = assigned
+        self._revoked = revoked
+        self._numbers: frozenset[int] = frozenset()
+        self.positions: dict[TopicPartition, int] = {}
+        self.consumer: AIOKafkaConsumer | None = None
+        self.changed = asyncio.Event()
+
+    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        """Give up all that is owned: aiokafka rebalances eagerly, so all is revoked at once."""
+        leaving, self._numbers = self._numbers, frozenset()
+        if leaving:
+            await self._revoked(leaving)
+        self.positions.clear()
+
+    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        """Take over the numbers that are ours in every topic."""
+        numbers = [
+            {place.partition for place in assigned if place.topic == topic}
+            for topic in self._topics
+        ]
+        self._numbers = frozenset(set.intersection(*numbers)) if numbers else frozenset()
+        if self._numbers:
+            await self._assigned(self._numbers)

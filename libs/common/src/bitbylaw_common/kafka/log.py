@@ -1,0 +1,199 @@
+"""Kafka as the runtime's `Log`: append with acknowledgement, read to the end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from bitbylaw_common import metrics
+from bitbylaw_common.errors import LogUnavailableError
+from bitbylaw_common.kafka.codec import partition_of
+from bitbylaw_common.runtime.ports import Outgoing, Position, Record
+from bitbylaw_common.topics import LARGE_RECORD_BYTES, MIB
+
+BYTES_WAITING = 64 * MIB
+"""At most this many bytes wait for Kafka; more is refused at once instead of eating memory."""
+
+READ_SECONDS = 60.0
+"""Reading to the end gives up after this long without a record."""
+
+
+class KafkaLog:
+    """One idempotent producer, and a reader for whole partitions. An async context manager.
+
+    Args:
+        options: how to connect: `KafkaSettings.client_options()`.
+        service: names the process to the broker and in metrics.
+        acknowledge_seconds: how long `append` waits for all in-sync replicas.
+    """
+
+    def __init__(
+        self, options: Mapping[str, Any], *, service: str, acknowledge_seconds: float = 4.0
+    ) -> None:
+        self._options = dict(options)
+        self._service = service
+        self._acknowledge_seconds = acknowledge_seconds
+        self._waiting = 0
+        self._producer: AIOKafkaProducer | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connect.
+
+        Raises:
+            LogUnavailableError: no broker answers.
+        """
+        producer = AIOKafkaProducer(
+            **self._options,
+            client_id=self._service,
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=0,
+            max_request_size=LARGE_RECORD_BYTES + MIB,
+            request_timeout_ms=10_000,
+            retry_backoff_ms=200,
+        )
+        try:
+            await producer.start()
+        except (KafkaError, OSError) as down:
+            await producer.stop()
+            raise LogUnavailableError(
+                f"no Kafka broker answers at KAFKA_BOOTSTRAP_SERVERS: {type(down).__name__}"
+            ) from down
+        self._producer = producer
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Flush for a moment, then disconnect."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            # With the broker gone a flush would wait for ever; what is not acknowledged was
+            # reported as such to whoever appended it.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._acknowledge_seconds):
+                    await producer.stop()
+
+    @property
+    def bytes_waiting(self) -> int:
+        """Bytes handed to Kafka that are not acknowledged yet."""
+        return self._waiting
+
+    async def append(self, records: Sequence[Outgoing]) -> list[Position]:
+        """Append all; see `Log.append`. At most `BYTES_WAITING` wait at once.
+
+        Raises:
+            LogUnavailableError: too much waits already (nothing was sent), or it was not
+                acknowledged in time (each may be stored, now or when the broker is back).
+        """
+        if self._producer is None:
+            raise LogUnavailableError("the connection to Kafka is not open")
+        size = sum(len(record.key) + len(record.value or b"") for record in records)
+        if self._waiting and self._waiting + size > BYTES_WAITING:
+            metrics.KAFKA_APPEND_FAILURES.labels("refused").inc()
+            raise LogUnavailableError(f"{self._waiting} bytes wait for Kafka already")
+        started = asyncio.get_running_loop().time()
+        sends = [asyncio.ensure_future(self._send(record)) for record in records]
+        # wait, not gather: what is given up here goes on in the background, and keeps counting
+        # as waiting until the broker takes it.
+        done, late = await asyncio.wait(sends, timeout=self._acknowledge_seconds)
+        failed = next((task.exception() for task in done if task.exception() is not None), None)
+        if failed is not None and not isinstance(failed, KafkaError | OSError):
+            raise failed
+        if late or failed is not None:
+            metrics.KAFKA_APPEND_FAILURES.labels("late" if late else "error").inc()
+            why = type(failed).__name__ if failed else f"{self._acknowledge_seconds:g} s passed"
+            raise LogUnavailableError(f"Kafka did not acknowledge: {why}")
+        metrics.KAFKA_APPEND_SECONDS.observe(asyncio.get_running_loop().time() - started)
+        return [task.result() for task in sends]
+
+    async def _send(self, record: Outgoing) -> Position:
+        producer = self._producer
+        if producer is None:
+            raise LogUnavailableError("the connection to Kafka is not open")
+        partition = partition_of(record.key) if record.partition is None else record.partition
+        size = len(record.key) + len(record.value or b"")
+        self._waiting += size
+        metrics.KAFKA_BYTES_WAITING.set(self._waiting)
+        try:
+            stored = await producer.send_and_wait(
+                record.topic,
+                record.value,
+                key=record.key,
+                partition=partition,
+                headers=[(name, value.encode()) for name, value in record.headers.items()],
+            )
+        finally:
+            self._waiting -= size
+            metrics.KAFKA_BYTES_WAITING.set(self._waiting)
+        return Position(stored.topic, stored.partition, stored.offset)
+
+    async def read(self, starts: Mapping[tuple[str, int], int]) -> AsyncIterator[Record]:
+        """Yield to the ends as they are now; see `Log.read`."""
+        if not starts:
+            return
+        consumer = AIOKafkaConsumer(
+            **self._options,
+            client_id=f"{self._service}-reader",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            max_partition_fetch_bytes=4 * MIB,
+        )
+        try:
+            await consumer.start()
+            wanted = {TopicPartition(*place): start for place, start in starts.items()}
+            consumer.assign(list(wanted))
+            async with asyncio.timeout(READ_SECONDS):
+                firsts = await consumer.beginning_offsets(list(wanted))
+                ends = await consumer.end_offsets(list(wanted))
+            open_ends: dict[TopicPartition, int] = {}
+            for place, start in wanted.items():
+                first = max(start, firsts[place])
+                consumer.seek(place, first)
+                if first < ends[place]:
+                    open_ends[place] = ends[place]
+            while open_ends:
+                consumer.pause(*(place for place in wanted if place not in open_ends))
+                async with asyncio.timeout(READ_SECONDS):
+                    batches = await consumer.getmany(timeout_ms=1_000)
+                    for place, records in batches.items():
+                        for record in records:
+                            if record.offset < ends[place]:
+                                yield from_kafka(record)
+                    for place in list(open_ends):
+                        if await consumer.position(place) >= open_ends[place]:
+                            del open_ends[place]
+        except (KafkaError, OSError, TimeoutError) as down:
+            raise LogUnavailableError(
+                f"could not read {len(starts)} partitions to their ends: {type(down).__name__}"
+            ) from down
+        finally:
+            await consumer.stop()
+
+
+def from_kafka(record: Any) -> Record:
+    """Return aiokafka's record as ours."""
+    headers: dict[str, str] = {}
+    for name, value in record.headers:
+        try:
+            headers[name] = (value or b"").decode()
+        except UnicodeDecodeError:
+            headers[name] = repr(value)
+    return Record(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.key,
+        record.value,
+        headers,
+        datetime.fromtimestamp(record.timestamp / 1000, UTC) if record.timestamp >= 0 else None,
+    )

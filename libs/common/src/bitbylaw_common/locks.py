@@ -1,0 +1,106 @@
+"""Redis locks against actors outside the consumer group; without Redis work goes on."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from bitbylaw_common import metrics
+from bitbylaw_common.logs import step_logger
+
+TTL_SECONDS = 30
+"""A lock whose holder died is free after this; a living holder renews every third of it."""
+
+_RELEASE = """
+if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end
+return 0
+"""
+_RENEW = """
+if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end
+return 0
+"""
+
+
+class RedisLocks:
+    """Locks under `sync_lock:{entity}:{id}`, each with a token only its holder knows.
+
+    The consumer group alone keeps one record to one worker. These locks guard against actors
+    outside it, such as a script run by hand; so when Redis is down a run goes on without one.
+
+    Args:
+        redis: a client with a socket time-out.
+        service: named in metrics and in the one warning per outage.
+    """
+
+    def __init__(self, redis: Redis, *, service: str) -> None:
+        self._redis = redis
+        self._service = service
+        self._down = False
+        self._logger = step_logger(service=service)
+
+    @asynccontextmanager
+    async def hold(self, entity: str, entity_id: str) -> AsyncIterator[bool]:
+        """Hold the lock for the length of the block; see `Locks.hold`."""
+        name, token = f"sync_lock:{entity}:{entity_id}", secrets.token_hex(16)
+        try:
+            held = bool(await self._redis.set(name, token, nx=True, px=TTL_SECONDS * 1000))
+            self._answered()
+        except (RedisError, OSError, TimeoutError) as down:
+            metrics.LOCK_STORE_DOWN.labels(entity).inc()
+            self._silent(down)
+            yield True
+            return
+        if not held:
+            yield False
+            return
+        renewing = asyncio.create_task(self._renew(name, token))
+        try:
+            yield True
+        finally:
+            renewing.cancel()
+            with suppress(asyncio.CancelledError):
+                await renewing
+            await self._release(name, token)
+
+    async def _renew(self, name: str, token: str) -> None:
+        while True:
+            await asyncio.sleep(TTL_SECONDS / 3)
+            try:
+                await self._redis.eval(_RENEW, 1, name, token, TTL_SECONDS * 1000)
+                self._answered()
+            except (RedisError, OSError, TimeoutError) as down:
+                self._silent(down)
+
+    async def _release(self, name: str, token: str) -> None:
+        try:
+            await self._redis.eval(_RELEASE, 1, name, token)
+            self._answered()
+        except (RedisError, OSError, TimeoutError) as down:
+            # It frees itself after its time to live.
+            self._silent(down)
+
+    def _answered(self) -> None:
+        metrics.REDIS_UP.set(1)
+        if self._down:
+            self._down = False
+            self._logger.info("Redis answers again; locks are held")
+
+    def _silent(self, down: Exception) -> None:
+        metrics.REDIS_UP.set(0)
+        if not self._down:
+            self._down = True
+            self._logger.warning(
+                "Redis does not answer; work goes on without its locks", error=type(down).__name__
+            )
+
+
+class NoLocks:
+    """Every lock is free: for apps that need none, and for tests of the log's own order."""
+
+    @asynccontextmanager
+    async def hold(self, entity: str, entity_id: str) -> AsyncIterator[bool]:
+        """Yield True."""
+        yield True

@@ -1,0 +1,65 @@
+"""What lies in `{service}.dlq`: who died, of what, and where it came from."""
+
+import base64
+from datetime import datetime
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bitbylaw_common.errors import DecodeError
+from bitbylaw_common.runtime.schedule import Carried
+
+
+class DeadLetter(BaseModel):
+    """A record that was given up.
+
+    Attributes:
+        step, entity, entity_id: what it was about; empty where the record could not be read.
+        origin: `topic:partition:offset` of the record that died.
+        reason: in words, without values of the record.
+        error: class of the failure; "Bug" and "Undecodable" are counted apart.
+        attempts: how many runs were made.
+        first_seen, died: when its chain began and ended, UTC.
+        carried: the event, to run it again; None where it could not be read.
+        raw: base64 of the record's value, only where it could not be read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    service: str
+    step: str = ""
+    entity: str = ""
+    entity_id: str = ""
+    origin: str
+    reason: str
+    error: str
+    attempts: int
+    first_seen: datetime
+    died: datetime
+    event_id: str = ""
+    run_id: str = ""
+    trace_id: str = ""
+    code_version: str = ""
+    carried: Carried | None = None
+    raw: str | None = None
+
+    @property
+    def raw_bytes(self) -> bytes | None:
+        """The undecodable value, byte for byte."""
+        return None if self.raw is None else base64.b64decode(self.raw)
+
+    def to_bytes(self) -> bytes:
+        """Return the record value."""
+        return self.model_dump_json(exclude_none=True).encode()
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> Self:
+        """Read a record value.
+
+        Raises:
+            DecodeError: it is no dead letter.
+        """
+        try:
+            return cls.model_validate_json(value)
+        except ValidationError as unfit:
+            raise DecodeError(f"{unfit.error_count()} fields of a dead letter do not fit") from None

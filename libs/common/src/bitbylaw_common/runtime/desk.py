@@ -1,0 +1,194 @@
+"""What all runs of one worker share: its app, its ports, its partitions and its schedule."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+from bitbylaw_common import topics, tracing
+from bitbylaw_common.clock import Clock
+from bitbylaw_common.errors import LogUnavailableError, OwnershipLost, UndeclaredTopicError
+from bitbylaw_common.kafka import codec
+from bitbylaw_common.retry import LADDER
+from bitbylaw_common.runtime.app import App
+from bitbylaw_common.runtime.context import Emit, StepLogger
+from bitbylaw_common.runtime.offsets import Offsets
+from bitbylaw_common.runtime.ports import Locks, Log, Outgoing, Position, Record
+from bitbylaw_common.runtime.schedule import Schedule
+from bitbylaw_common.runtime.step import Step
+
+D = TypeVar("D")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How a worker works.
+
+    Attributes:
+        instance: names this process in journal and functions.
+        concurrency: how many keys run at once.
+        records_in_flight, bytes_in_flight: beyond either, delivery pauses.
+        code_version: goes into journal and dead letters.
+        ladder: pauses between attempts.
+    """
+
+    instance: str = "local"
+    concurrency: int = 64
+    records_in_flight: int = 5_000
+    bytes_in_flight: int = 64 * topics.MIB
+    code_version: str = "dev"
+    ladder: tuple[timedelta, ...] = LADDER
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record that fits no topic of ours; it goes to the dead letters as it is."""
+
+    record: Record
+    reason: str
+
+
+@dataclass(slots=True)
+class Partition:
+    """Partition p of every topic, while a worker owns it.
+
+    Attributes:
+        epoch: tells this ownership from an earlier one of the same partition.
+        base: what both sides agreed on last, by `{entity}:{id}`.
+        bytes_waiting: held for records whose outcome is not acknowledged yet.
+        draining: it is being given up; nothing starts any more.
+    """
+
+    number: int
+    epoch: int
+    offsets: dict[str, Offsets] = field(default_factory=dict)
+    base: dict[bytes, bytes] = field(default_factory=dict)
+    bytes_waiting: int = 0
+    draining: bool = False
+
+
+@dataclass(slots=True)
+class StepHealth:
+    """When a step last went well and last failed, for `/_console/functions`."""
+
+    last_success: datetime | None = None
+    last_failure: datetime | None = None
+
+
+@dataclass(slots=True)
+class Desk(Generic[D]):
+    """What all runs of one worker share.
+
+    Attributes:
+        owns: whether this very ownership of a partition still stands.
+        hold: called with +1 and -1 around a wait for Kafka; meanwhile no run starts.
+    """
+
+    app: App[D]
+    deps: D
+    log: Log
+    clock: Clock
+    locks: Locks
+    options: WorkerOptions
+    owns: Callable[[Partition], bool]
+    hold: Callable[[int], None]
+    logger: StepLogger
+    schedule: Schedule = field(default_factory=Schedule)
+    health: dict[str, StepHealth] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Name the topics that the worker keeps for itself."""
+        self.health = {step.name: StepHealth() for step in self.app.steps}
+
+    @property
+    def schedule_topic(self) -> str:
+        """Where the schedule lies."""
+        return topics.schedule(self.app.name).name
+
+    @property
+    def base_topic(self) -> str:
+        """Where the base lies."""
+        return topics.base(self.app.name).name
+
+    @property
+    def dlq_topic(self) -> str:
+        """Where the dead letters lie."""
+        return topics.dlq(self.app.name).name
+
+    def step(self, name: str) -> Step[Any, Any, D]:
+        """Return the declared step."""
+        return next(step for step in self.app.steps if step.name == name)
+
+    async def append(self, records: Sequence[Outgoing], partition: Partition) -> list[Position]:
+        """Append until acknowledged; while Kafka is away no new run starts.
+
+        Raises:
+            OwnershipLost: the partition went to another worker meanwhile.
+        """
+        pause = 0.5
+        while True:
+            self.still_owner(partition)
+            try:
+                return await self.log.append(records)
+            except LogUnavailableError as down:
+                await self.pause(down, pause)
+                pause = min(pause * 2, 5.0)
+
+    async def pause(self, down: LogUnavailableError, seconds: float) -> None:
+        """Wait for Kafka, and let nothing start meanwhile."""
+        self.logger.warning("Kafka does not acknowledge; no new run starts", error=str(down))
+        self.hold(+1)
+        try:
+            await self.clock.sleep(seconds)
+        finally:
+            self.hold(-1)
+
+    def still_owner(self, partition: Partition) -> None:
+        """Return if this ownership stands.
+
+        Raises:
+            OwnershipLost: it does not.
+        """
+        if not self.owns(partition):
+            raise OwnershipLost(f"partition {partition.number} is not this worker's any more")
+
+
+async def publish(
+    emits: Sequence[Emit],
+    *,
+    log: Log,
+    declared: Collection[str],
+    service: str,
+    now: datetime,
+    trace: tracing.Trace,
+) -> list[str]:
+    """Append the events and return their ids once Kafka acknowledged every one.
+
+    Raises:
+        UndeclaredTopicError: before anything was sent.
+        LogUnavailableError: some may have been stored.
+    """
+    ids: list[str] = []
+    records: list[Outgoing] = []
+    for emit in emits:
+        if emit.topic.name not in declared:
+            raise UndeclaredTopicError(
+                f"{service} published to {emit.topic.name}, which the step does not declare; "
+                "add the topic to its `enqueues`"
+            )
+        event_id = codec.new_event_id()
+        ids.append(event_id)
+        records.append(
+            codec.encode(
+                emit.topic,
+                emit.event,
+                event_id=event_id,
+                source=service,
+                now=now,
+                traceparent=trace.header,
+                headers=emit.headers,
+            )
+        )
+    if records:
+        await log.append(records)
+    return ids

@@ -1,0 +1,467 @@
+"""The pipeline: one run, from what started it to the acknowledged record of its outcome.
+
+The order of an effective run: base with its intent, effects, base, then schedule or dead letter
+with the journal; the worker finishes the offset after that. Each is acknowledged before the next,
+so a crash anywhere means "run again", and what runs again finds what was done.
+"""
+
+import asyncio
+import base64
+import uuid
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+from bitbylaw_common import metrics, topics, tracing
+from bitbylaw_common.errors import (
+    LogUnavailableError,
+    OutsideError,
+    OwnershipLost,
+)
+from bitbylaw_common.events import RunRequested
+from bitbylaw_common.journal import JournalEntry, Phase, RunFacts
+from bitbylaw_common.kafka import codec
+from bitbylaw_common.logs import step_logger
+from bitbylaw_common.outcomes import Outcome, Retry, Skipped, Wait
+from bitbylaw_common.runtime.context import Context, Emit, StepLogger
+from bitbylaw_common.runtime.dead_letters import DeadLetter
+from bitbylaw_common.runtime.desk import Desk, Partition, Unreadable, publish
+from bitbylaw_common.runtime.lanes import LaneKey, Work
+from bitbylaw_common.runtime.ports import Outgoing
+from bitbylaw_common.runtime.schedule import Carried, ScheduleEntry
+from bitbylaw_common.runtime.step import Step
+from bitbylaw_common.runtime.triggers import Tick
+from bitbylaw_common.runtime.verdict import Chain, Verdict, judge, outcome_of
+
+D = TypeVar("D")
+
+LOCK_BUSY_PAUSE = timedelta(seconds=5)
+WORDS_KEPT = 2_000
+"""Characters of a reason that journal and schedule keep; a log line has the rest."""
+
+
+class Run(Generic[D]):
+    """One run: what `Context` may ask for, and what is written about it."""
+
+    def __init__(self, desk: Desk[D], partition: Partition, work: Work) -> None:
+        now = desk.clock.now()
+        given = work.item.given
+        self.desk = desk
+        self.partition = partition
+        self.work = work
+        self.facts = RunFacts()
+        self.run_id = given.run_id if isinstance(given, Tick) else new_run_id()
+        self.trace = tracing.child_of(work.item.envelope.traceparent)
+        self.began = now
+        self.entry = desk.schedule.get(work.key)
+        self.awaited = bool(work.causes & {"due", "request"})
+        self.new_sight = False
+        self.unchanged: Skipped | None = None
+        self.chain = self._fresh_chain()
+        if self.entry is not None and self.entry.kind != "tick":
+            self.chain = Chain(
+                self.entry.attempt, self.entry.chain, self.entry.since, self.entry.until
+            )
+        position = work.item.position
+        carried = self.entry.carried if self.entry is not None else None
+        self.origin = (
+            f"{position.topic}:{position.partition}:{position.offset}"
+            if position is not None
+            else carried.origin
+            if carried is not None
+            else "schedule"
+        )
+        self.logger: StepLogger = step_logger(
+            service=desk.app.name,
+            step=work.key.step,
+            entity=work.key.entity,
+            entity_id=work.key.entity_id,
+            run_id=self.run_id,
+            event_id=work.item.envelope.event_id,
+            trace_id=self.trace.trace_id,
+        )
+
+    def _fresh_chain(self) -> Chain:
+        return Chain(0, self.work.item.envelope.event_id, self.began)
+
+    @property
+    def answered(self) -> bool:
+        """Whether this very record's run is over and waits in the schedule.
+
+        So it is after a crash between the entry and the commit of the offset.
+        """
+        carried = self.entry.carried if self.entry is not None else None
+        return (
+            carried is not None
+            and self.work.causes == {"record"}
+            and len(self.work.positions) == 1
+            and carried.origin == self.origin
+        )
+
+    # What a context asks ----------------------------------------------------------------------
+
+    def now(self) -> datetime:
+        """See `Context.now`."""
+        return self.desk.clock.now()
+
+    def still_owner(self) -> None:
+        """See `Context.still_owner`."""
+        self.desk.still_owner(self.partition)
+
+    def saw(self, digest: str) -> Skipped | None:
+        """See `Context.saw`."""
+        self.facts.seen = digest
+        entry = self.entry
+        if entry is None or entry.kind != "retry" or self.awaited:
+            return None
+        if entry.seen == digest:
+            due = entry.due.isoformat(timespec="seconds")
+            self.unchanged = Skipped(f"unchanged since attempt {entry.attempt}, next at {due}")
+            return self.unchanged
+        if entry.seen:
+            self.new_sight = True
+            self.chain = self._fresh_chain()
+        return None
+
+    async def publish(self, emits: Sequence[Emit]) -> list[str]:
+        """See `Context.enqueue_all`."""
+        declared = {topic.name for topic in self.desk.step(self.work.key.step).enqueues}
+        self.still_owner()
+        return await publish(
+            emits,
+            log=self.desk.log,
+            declared=declared,
+            service=self.desk.app.name,
+            now=self.now(),
+            trace=self.trace,
+        )
+
+    @property
+    def _base_key(self) -> bytes:
+        return f"{self.work.key.entity}:{self.work.key.entity_id}".encode()
+
+    def base(self) -> bytes | None:
+        """Return the record's base as it lies in the log."""
+        return self.partition.base.get(self._base_key)
+
+    async def write_base(self, value: bytes | None, *, intent: bool) -> None:
+        """See `Context.intend` and `Context.agree`."""
+        self.still_owner()
+        base = Outgoing(
+            self.desk.base_topic,
+            self._base_key,
+            value,
+            {"traceparent": self.trace.header, codec.ORIGIN: self.origin},
+            self.partition.number,
+        )
+        await self.desk.log.append([base, self.journal("intent")] if intent else [base])
+        if intent:
+            metrics.JOURNAL_RECORDS.labels(self.desk.app.name, "intent").inc()
+        if value is None:
+            self.partition.base.pop(self._base_key, None)
+        else:
+            self.partition.base[self._base_key] = value
+
+    def base_unreadable(self, reason: str) -> None:
+        """Count and log a base that counts as none."""
+        metrics.UNDECODABLE.labels(self.desk.app.name, "base").inc()
+        self.logger.error("the record's base is unreadable and counts as none", reason=reason)
+
+    # What is written about it -----------------------------------------------------------------
+
+    def carried(self) -> Carried | None:
+        """Return the event to run with again; None for a cron."""
+        item = self.work.item
+        if item.event is None or isinstance(item.event, RunRequested):
+            return None
+        body = item.event.model_dump_json(exclude_none=True)
+        headers = {"ce_id": item.envelope.event_id, "traceparent": self.trace.header}
+        topic = item.topic
+        if topic == topics.requests(self.desk.app.name).name:
+            topic = self.desk.step(self.work.key.step).queue_triggers[0].topic.name
+        return Carried(topic=topic, value=body, headers=headers, origin=self.origin)
+
+    def journal(
+        self, phase: Phase, *, verdict: Verdict | None = None, due: datetime | None = None
+    ) -> Outgoing:
+        """Return the journal's record of this run, as it stands now."""
+        item = self.work.item
+        entry = JournalEntry(
+            phase=phase,
+            service=self.desk.app.name,
+            step=self.work.key.step,
+            entity=self.work.key.entity,
+            entity_id=self.work.key.entity_id,
+            run_id=self.run_id,
+            event_id=item.envelope.event_id,
+            event_type=item.topic,
+            action=getattr(item.event, "action", ""),
+            trace_id=self.trace.trace_id,
+            code_version=self.desk.options.code_version,
+            worker=self.desk.options.instance,
+            attempt=self.chain.attempt + 1,
+            answers=self.work.answers,
+            began=self.began,
+            ended=None if verdict is None else self.now(),
+            outcome=None if verdict is None else verdict.name,
+            summary="" if verdict is None else verdict.summary[:WORDS_KEPT],
+            error="" if verdict is None else verdict.error,
+            rule=self.facts.rule,
+            reason=self.facts.reason[:WORDS_KEPT],
+            saw=self.facts.seen,
+            effects=tuple(self.facts.effects),
+            due=due,
+            origin=self.origin,
+        )
+        return Outgoing(
+            topics.JOURNAL.name,
+            entry.key,
+            entry.model_dump_json(exclude_none=True).encode(),
+            {"traceparent": self.trace.header},
+            self.partition.number,
+        )
+
+    def dead_letter(self, verdict: Verdict, now: datetime) -> DeadLetter:
+        """Return the letter that says how the record died."""
+        return DeadLetter(
+            service=self.desk.app.name,
+            step=self.work.key.step,
+            entity=self.work.key.entity,
+            entity_id=self.work.key.entity_id,
+            origin=self.origin,
+            reason=verdict.summary[:WORDS_KEPT],
+            error=verdict.error or "Rejected",
+            attempts=verdict.chain.attempt,
+            first_seen=verdict.chain.since,
+            died=now,
+            event_id=self.work.item.envelope.event_id,
+            run_id=self.run_id,
+            trace_id=self.trace.trace_id,
+            code_version=self.desk.options.code_version,
+            carried=self.carried(),
+        )
+
+
+class Pipeline(Generic[D]):
+    """Carries runs out, one call each."""
+
+    def __init__(self, desk: Desk[D]) -> None:
+        self.desk = desk
+
+    async def carry_out(self, work: Work, run: Run[D]) -> None:
+        """Run the step; return once its outcome is acknowledged.
+
+        Raises:
+            OwnershipLost: the partition went to another worker; nothing was written since.
+        """
+        step = self.desk.step(work.key.step)
+        with tracing.use(run.trace):
+            run.logger.info("run started", attempt=run.chain.attempt + 1, answers=work.answers)
+            outcome, bug = await self._outcome(step, work, run)
+            verdict = self._verdict(outcome, run, bug=bug)
+            await self._settle_run(step, work, run, verdict)
+
+    def _verdict(self, outcome: Outcome, run: Run[D], *, bug: bool) -> Verdict:
+        verdict = judge(
+            outcome,
+            run.chain,
+            self.desk.clock.now(),
+            bug=bug,
+            unchanged=outcome is run.unchanged,
+            ladder=self.desk.options.ladder,
+        )
+        early = run.entry is not None and run.entry.kind == "retry" and not run.awaited
+        if verdict.kind == "retry" and early and not run.new_sight and run.entry is not None:
+            # Events between two attempts do not use attempts up: the pending one stays.
+            return replace(verdict, keep_entry=True, due=run.entry.due)
+        return verdict
+
+    async def _outcome(
+        self, step: Step[Any, Any, D], work: Work, run: Run[D]
+    ) -> tuple[Outcome, bool]:
+        """Run the handler; return its answer, and whether it is a bug."""
+        pause = 0.5
+        while True:
+            context = Context(
+                self.desk.deps,
+                run.logger,
+                run,
+                event_id=work.item.envelope.event_id,
+                run_id=run.run_id,
+                attempt=run.chain.attempt + 1,
+            )
+            try:
+                return await self._guarded(step, work, context), False
+            except OutsideError as error:
+                run.logger.warning(
+                    "an outside system ended the run", system=error.system, error=str(error)
+                )
+                return outcome_of(error), False
+            except TimeoutError:
+                seconds = int(step.deadline.total_seconds())
+                return Retry(f"not finished within {seconds} s", error="Deadline"), False
+            except OwnershipLost:
+                raise
+            except LogUnavailableError as down:
+                # Nothing that follows could be recorded, so the run begins again once Kafka
+                # answers; what it did is found out then.
+                await self.desk.pause(down, pause)
+                run.still_owner()
+                pause = min(pause * 2, 5.0)
+            except Exception as bug:
+                run.logger.error("bug in a handler", exc_info=bug)
+                kind = type(bug).__name__
+                return Retry(f"{kind} in the handler; the log has the traceback", error="Bug"), True
+
+    async def _guarded(self, step: Step[Any, Any, D], work: Work, context: Context[D]) -> Outcome:
+        async with AsyncExitStack() as stack:
+            if step.lock is not None:
+                held = await stack.enter_async_context(
+                    self.desk.locks.hold(step.lock, work.key.entity_id)
+                )
+                if not held:
+                    metrics.LOCK_WAITS.labels(step.lock).inc()
+                    return Wait("another process works on this record", LOCK_BUSY_PAUSE)
+            async with asyncio.timeout(step.deadline.total_seconds()):
+                outcome: Outcome = await step.handler(work.item.given, context)
+            return outcome
+
+    async def _settle_run(
+        self, step: Step[Any, Any, D], work: Work, run: Run[D], verdict: Verdict
+    ) -> None:
+        now = self.desk.clock.now()
+        entry = self._entry_after(step, work, run, verdict, now)
+        records = [run.journal("end", verdict=verdict, due=verdict.due)]
+        if verdict.death is not None:
+            letter = run.dead_letter(verdict, now)
+            records.append(_outgoing(self.desk.dlq_topic, work.key, letter.to_bytes(), run))
+        keep = verdict.keep_entry and run.entry is not None
+        if entry is not None:
+            records.append(_outgoing(self.desk.schedule_topic, work.key, entry.to_bytes(), run))
+        elif run.entry is not None and not keep:
+            records.append(_outgoing(self.desk.schedule_topic, work.key, None, run))
+        await self.desk.append(records, run.partition)
+        if entry is not None:
+            self.desk.schedule.put(entry, run.partition.number)
+        elif run.entry is not None and not keep:
+            self.desk.schedule.remove(work.key)
+        self._count(step, run, verdict, now)
+
+    def _entry_after(
+        self,
+        step: Step[Any, Any, D],
+        work: Work,
+        run: Run[D],
+        verdict: Verdict,
+        now: datetime,
+    ) -> ScheduleEntry | None:
+        """Return the key's next entry; None when it has none, or keeps the one it has."""
+        if verdict.keep_entry and run.entry is not None:
+            return None
+        if verdict.due is not None:
+            return ScheduleEntry(
+                step=work.key.step,
+                entity=work.key.entity,
+                entity_id=work.key.entity_id,
+                due=verdict.due,
+                kind=verdict.kind or "retry",
+                attempt=verdict.chain.attempt,
+                chain=verdict.chain.id,
+                since=verdict.chain.since,
+                reason=verdict.summary[:WORDS_KEPT],
+                error=verdict.error,
+                seen=run.facts.seen,
+                until=verdict.chain.until,
+                carried=run.carried(),
+            )
+        if isinstance(work.item.given, Tick):
+            return next_tick(step, work.key.entity_id, now)
+        return None
+
+    def _count(self, step: Step[Any, Any, D], run: Run[D], verdict: Verdict, now: datetime) -> None:
+        service = self.desk.app.name
+        seconds = (now - run.began).total_seconds()
+        metrics.STEP_RUNS.labels(service, step.name, verdict.name).inc()
+        metrics.STEP_SECONDS.labels(service, step.name).observe(seconds)
+        metrics.JOURNAL_RECORDS.labels(service, "end").inc()
+        if run.work.answers > 1:
+            metrics.RECORDS_COALESCED.labels(service, step.name).inc(run.work.answers - 1)
+        health = self.desk.health[step.name]
+        if verdict.name in ("done", "skipped"):
+            health.last_success = now
+            metrics.STEP_SUCCESS_AT.labels(service, step.name).set(now.timestamp())
+        elif verdict.name != "wait":
+            health.last_failure = now
+        if verdict.death is not None:
+            metrics.DEAD_LETTERS.labels(service, verdict.death).inc()
+        elif verdict.kind == "retry" and not verdict.keep_entry:
+            metrics.RETRIES.labels(service, step.name, str(verdict.chain.attempt)).inc()
+        level = "error" if verdict.death else "warning" if verdict.error else "info"
+        getattr(run.logger, level)(
+            "run ended",
+            outcome=verdict.name,
+            summary=verdict.summary,
+            rule=run.facts.rule or None,
+            effects=len(run.facts.effects),
+            due=None if verdict.due is None else verdict.due.isoformat(timespec="seconds"),
+        )
+
+    async def bury(self, unreadable: Unreadable, run: Run[D]) -> None:
+        """Put an unreadable record among the dead letters; return once that is acknowledged."""
+        record, now = unreadable.record, self.desk.clock.now()
+        letter = DeadLetter(
+            service=self.desk.app.name,
+            origin=run.origin,
+            reason=unreadable.reason,
+            error="Undecodable",
+            attempts=1,
+            first_seen=now,
+            died=now,
+            event_id=run.work.item.envelope.event_id,
+            run_id=run.run_id,
+            trace_id=run.trace.trace_id,
+            code_version=self.desk.options.code_version,
+            raw=None if record.value is None else base64.b64encode(record.value).decode(),
+        )
+        key = record.key if record.key else run.origin.encode()
+        out = Outgoing(
+            self.desk.dlq_topic,
+            key,
+            letter.to_bytes(),
+            {codec.ORIGIN: run.origin, codec.REASON: unreadable.reason},
+            record.partition,
+        )
+        await self.desk.append([out], run.partition)
+        metrics.UNDECODABLE.labels(self.desk.app.name, "event").inc()
+        metrics.DEAD_LETTERS.labels(self.desk.app.name, "undecodable").inc()
+        run.logger.error(
+            "an unreadable record went to the dead letters",
+            origin=run.origin,
+            reason=unreadable.reason,
+        )
+
+
+def _outgoing(topic: str, key: LaneKey, value: bytes | None, run: Run[Any]) -> Outgoing:
+    headers = {"traceparent": run.trace.header, codec.ORIGIN: run.origin}
+    return Outgoing(topic, key.to_bytes(), value, headers, run.partition.number)
+
+
+def next_tick(step: Step[Any, Any, D], function_id: str, after: datetime) -> ScheduleEntry:
+    """Return the entry of a cron's first tick later than `after`."""
+    trigger = step.cron_triggers[int(function_id.rpartition("::")[2])]
+    return ScheduleEntry(
+        step=step.name,
+        entity="cron",
+        entity_id=function_id,
+        due=trigger.expression.next_after(after),
+        kind="tick",
+        since=after,
+        reason=f"cron {trigger.expression.text}",
+    )
+
+
+def new_run_id() -> str:
+    """Return a fresh run id: 32 hex characters."""
+    return uuid.uuid4().hex

@@ -1,0 +1,140 @@
+"""What is due later, one entry per key, kept in `{service}.schedule` (pure)."""
+
+import heapq
+from datetime import datetime
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bitbylaw_common.errors import DecodeError
+from bitbylaw_common.runtime.lanes import LaneKey
+
+Kind = Literal["retry", "wait", "tick"]
+
+
+class Carried(BaseModel):
+    """The event to run with when the entry is due, as it lay on its topic."""
+
+    model_config = ConfigDict(frozen=True)
+
+    topic: str
+    value: str
+    headers: dict[str, str] = {}
+    origin: str = ""
+
+
+class ScheduleEntry(BaseModel):
+    """One key's only entry.
+
+    Attributes:
+        due: when it runs, by the owner's clock, UTC.
+        kind: a failure's next attempt, a wait that is no failure, a cron's next tick.
+        attempt: failures so far in this chain.
+        chain: the event id the chain began with.
+        since: when the chain began.
+        reason: in words, without values of the record.
+        error: the class of the last failure.
+        seen: digest of what the failed run saw; the same sight does not run before `due`.
+        until: past it a wait is dead.
+        carried: the event; None for a tick.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    step: str
+    entity: str
+    entity_id: str
+    due: datetime
+    kind: Kind
+    attempt: int = 0
+    chain: str = ""
+    since: datetime
+    reason: str = ""
+    error: str = ""
+    seen: str = ""
+    until: datetime | None = None
+    carried: Carried | None = None
+
+    @property
+    def lane(self) -> LaneKey:
+        """The key whose entry it is."""
+        return LaneKey(self.step, self.entity, self.entity_id)
+
+    def to_bytes(self) -> bytes:
+        """Return the record value."""
+        return self.model_dump_json(exclude_none=True).encode()
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> Self:
+        """Read a record value.
+
+        Raises:
+            DecodeError: it is no entry.
+        """
+        try:
+            return cls.model_validate_json(value)
+        except ValidationError as unfit:
+            raise DecodeError(
+                f"{unfit.error_count()} fields of a schedule entry do not fit"
+            ) from None
+
+
+class Schedule:
+    """The entries of the partitions this worker owns, by due time."""
+
+    def __init__(self) -> None:
+        self._entries: dict[LaneKey, tuple[int, ScheduleEntry]] = {}
+        self._heap: list[tuple[datetime, int, LaneKey]] = []
+        self._fired: set[LaneKey] = set()
+        self._serial = 0
+
+    def __len__(self) -> int:
+        """Return how many keys wait."""
+        return len(self._entries)
+
+    def entries(self) -> list[ScheduleEntry]:
+        """Return the entries, the next due first."""
+        return sorted((entry for _, entry in self._entries.values()), key=lambda e: e.due)
+
+    def get(self, key: LaneKey) -> ScheduleEntry | None:
+        """Return the key's entry."""
+        found = self._entries.get(key)
+        return found[1] if found else None
+
+    def put(self, entry: ScheduleEntry, partition: int) -> None:
+        """Set the key's entry; one that was there is replaced."""
+        self._entries[entry.lane] = (partition, entry)
+        self._fired.discard(entry.lane)
+        self._serial += 1
+        heapq.heappush(self._heap, (entry.due, self._serial, entry.lane))
+
+    def remove(self, key: LaneKey) -> bool:
+        """Forget the key's entry; say whether there was one."""
+        self._fired.discard(key)
+        return self._entries.pop(key, None) is not None
+
+    def drop(self, partition: int) -> None:
+        """Forget the entries of a partition that is not ours any more."""
+        for key in [key for key, (p, _) in self._entries.items() if p == partition]:
+            self.remove(key)
+
+    def due(self, now: datetime) -> list[tuple[int, ScheduleEntry]]:
+        """Return each entry that became due, with its partition, once until it is put again."""
+        found: list[tuple[int, ScheduleEntry]] = []
+        while self._heap and self._heap[0][0] <= now:
+            due, _, key = heapq.heappop(self._heap)
+            current = self._entries.get(key)
+            if current is not None and current[1].due == due and key not in self._fired:
+                self._fired.add(key)
+                found.append(current)
+        return found
+
+    def next_due(self) -> datetime | None:
+        """Return when the next entry is due; one that is due already counts until it is taken."""
+        while self._heap:
+            due, _, key = self._heap[0]
+            current = self._entries.get(key)
+            if current is not None and current[1].due == due and key not in self._fired:
+                return due
+            heapq.heappop(self._heap)
+        return None

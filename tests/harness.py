@@ -1,0 +1,309 @@
+"""One vocabulary over the memory host and over Kafka, for the suite that both must pass."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from toy import CHANGED, ECHO, ORDERED, Ledger, toy
+
+from bitbylaw_common import topics
+from bitbylaw_common.clock import SystemClock
+from bitbylaw_common.events import Event
+from bitbylaw_common.journal import JournalEntry
+from bitbylaw_common.kafka import codec
+from bitbylaw_common.kafka.admin import admin
+from bitbylaw_common.kafka.log import KafkaLog
+from bitbylaw_common.locks import NoLocks
+from bitbylaw_common.runtime import ApiRequest, ApiResponse
+from bitbylaw_common.runtime.dead_letters import DeadLetter
+from bitbylaw_common.runtime.desk import WorkerOptions
+from bitbylaw_common.runtime.hosts.kafka_host import KafkaHost
+from bitbylaw_common.runtime.hosts.memory_host import MemoryHost
+from bitbylaw_common.runtime.http_run import http_run
+from bitbylaw_common.runtime.ports import Outgoing, Record
+from bitbylaw_common.runtime.schedule import ScheduleEntry
+from bitbylaw_common.runtime.worker import Worker
+from bitbylaw_common.topics import Topic
+
+UNTIL_SECONDS = 20.0
+NEVER = (timedelta(hours=1),) * 5
+TOPICS: tuple[Topic[Any], ...] = (CHANGED, ORDERED, ECHO, topics.JOURNAL, *topics.of_service("toy"))
+
+
+class Harness(Protocol):
+    """What a test of the runtime says and asks, whatever carries the records."""
+
+    ledger: Ledger
+    ladder: tuple[timedelta, ...]
+    can_fail_the_log: bool
+
+    @property
+    def rung(self) -> timedelta: ...
+    def now(self) -> datetime: ...
+    async def publish(self, topic: Topic[Any], event: Event) -> None: ...
+    async def publish_raw(self, topic: Topic[Any], key: bytes, value: bytes) -> None: ...
+    async def post(self, path: str) -> ApiResponse: ...
+    async def until(self, condition: Callable[[], bool]) -> None: ...
+    async def delivered(self, topic: Topic[Any], count: int) -> None: ...
+    async def restart(self) -> None: ...
+    async def crash(self) -> None: ...
+    def freeze(self) -> None: ...
+    def fail_the_log(self, *, after_appends: int, times: int) -> None: ...
+    def records(self, topic: Topic[Any]) -> list[Record]: ...
+    def journal(self, entity_id: str) -> list[JournalEntry]: ...
+    def scheduled(self, entity_id: str) -> list[ScheduleEntry]: ...
+    def dead_letters(self) -> list[DeadLetter]: ...
+
+
+def encoded(topic: Topic[Any], event: Event, now: datetime) -> Outgoing:
+    """Return `event` as a producer outside the system would write it."""
+    return codec.encode(topic, event, event_id=codec.new_event_id(), source="test", now=now)
+
+
+def journal_of(records: Sequence[Record], entity_id: str) -> list[JournalEntry]:
+    """Return the journal entries about a record."""
+    entries = [JournalEntry.model_validate_json(r.value) for r in records if r.value is not None]
+    return [entry for entry in entries if entry.entity_id == entity_id]
+
+
+def scheduled_of(worker: Worker[Any], entity_id: str) -> list[ScheduleEntry]:
+    """Return what waits for a record."""
+    return [entry for entry in worker.schedule.entries() if entry.entity_id == entity_id]
+
+
+class MemoryHarness:
+    """Over the memory host: virtual time, moved on whenever nothing else moves."""
+
+    can_fail_the_log = True
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.ladder = WorkerOptions().ladder
+        self.rung = timedelta(minutes=1)
+        self._host = MemoryHost()
+        self._frozen = False
+
+    async def start(self) -> None:
+        await self._host.start(toy(self.ledger))
+
+    async def stop(self) -> None:
+        self.ledger.gate.set()
+        await self._host.crash("toy")
+
+    def now(self) -> datetime:
+        return self._host.clock.now()
+
+    async def publish(self, topic: Topic[Any], event: Event) -> None:
+        await self._host.log.append([encoded(topic, event, self.now())])
+
+    async def publish_raw(self, topic: Topic[Any], key: bytes, value: bytes) -> None:
+        await self._host.log.append([Outgoing(topic.name, key, value)])
+
+    async def post(self, path: str) -> ApiResponse:
+        return await self._host.request("POST", path)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(UNTIL_SECONDS):
+            while not condition():
+                moved = self._host.nudge()
+                for _ in range(50):
+                    await asyncio.sleep(0)
+                if moved or self._frozen or condition():
+                    continue
+                step = self._host.next_event()
+                if step is not None:
+                    self._host.clock.move(step)
+
+    async def delivered(self, topic: Topic[Any], count: int) -> None:
+        self._host.nudge()
+        assert len(self.records(topic)) == count
+
+    async def restart(self) -> None:
+        self._host.nudge()
+        await self._host.restart("toy")
+
+    async def crash(self) -> None:
+        await self._host.restart("toy")
+
+    def freeze(self) -> None:
+        self._frozen = True
+
+    def fail_the_log(self, *, after_appends: int, times: int) -> None:
+        left = [after_appends, times]
+
+        def count(_records: Sequence[Outgoing]) -> None:
+            if left[0] > 0:
+                left[0] -= 1
+            elif left[1] > 0:
+                left[1] -= 1
+                self._host.log.failing = True
+            else:
+                self._host.log.failing = False
+
+        self._host.log.on_append = count
+
+    def records(self, topic: Topic[Any]) -> list[Record]:
+        return self._host.log.records(topic.name)
+
+    def journal(self, entity_id: str) -> list[JournalEntry]:
+        return journal_of(self.records(topics.JOURNAL), entity_id)
+
+    def scheduled(self, entity_id: str) -> list[ScheduleEntry]:
+        return scheduled_of(self._host.worker("toy"), entity_id)
+
+    def dead_letters(self) -> list[DeadLetter]:
+        letters = self.records(topics.dlq("toy"))
+        return [DeadLetter.from_bytes(r.value) for r in letters if r.value is not None]
+
+
+class KafkaHarness:
+    """Over a real Kafka: real time, with a ladder of tenths of a second."""
+
+    can_fail_the_log = False
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self.ledger = Ledger()
+        self.rung = timedelta(seconds=0.5)
+        self.ladder = (self.rung,) * 5
+        self._connect = {"bootstrap_servers": bootstrap_servers}
+        self._clock = SystemClock()
+        self._log = KafkaLog(self._connect, service="toy")
+        self._opened = AsyncExitStack()
+        self._app = toy(self.ledger)
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._host: KafkaHost[Ledger] | None = None
+        self._read: dict[str, list[Record]] = {}
+
+    async def start(self) -> None:
+        async with admin(self._connect) as kafka:
+            await kafka.apply(TOPICS)
+        await self._opened.enter_async_context(self._log)
+        await self._begin()
+
+    async def stop(self) -> None:
+        self.ledger.gate.set()
+        await self._end(clean=False)
+        await self._opened.aclose()
+
+    async def _begin(self) -> None:
+        self._stopping = asyncio.Event()
+        self._host = KafkaHost(
+            self._app,
+            self.ledger,
+            connect=self._connect,
+            log=self._log,
+            clock=self._clock,
+            locks=NoLocks(),
+            options=WorkerOptions(ladder=self.ladder),
+            instance=None,
+            drain_seconds=5,
+        )
+        self._task = asyncio.create_task(self._host.run(self._stopping))
+
+    async def _end(self, *, clean: bool) -> None:
+        assert self._task is not None
+        assert self._host is not None
+        if clean:
+            self._stopping.set()
+            await asyncio.wait_for(self._task, 15)
+            return
+        self._host.worker.forget(tuple(self._host.worker.partitions))
+        await self._host.worker.abandon()
+        self._task.cancel()
+        await asyncio.wait({self._task}, timeout=10)
+
+    def now(self) -> datetime:
+        return self._clock.now()
+
+    async def publish(self, topic: Topic[Any], event: Event) -> None:
+        await self._log.append([encoded(topic, event, self.now())])
+
+    async def publish_raw(self, topic: Topic[Any], key: bytes, value: bytes) -> None:
+        await self._log.append([Outgoing(topic.name, key, value)])
+
+    async def post(self, path: str) -> ApiResponse:
+        step = next(step for step in self._app.steps if step.http_triggers)
+        run = http_run(self._app, step, self.ledger, self._log, self._clock)
+        thing = path.rpartition("/")[2]
+        return await run(ApiRequest("POST", path, b"", path_params={"thing": thing}))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(UNTIL_SECONDS):
+            while True:
+                await self._refresh()
+                if condition():
+                    return
+                if self._task is not None and self._task.done():
+                    self._task.result()
+                await asyncio.sleep(0.05)
+
+    async def _refresh(self) -> None:
+        starts: dict[tuple[str, int], int] = {}
+        for topic in TOPICS:
+            for number in range(topics.PARTITIONS):
+                last = [r for r in self._read.get(topic.name, []) if r.partition == number]
+                starts[topic.name, number] = last[-1].offset + 1 if last else 0
+        async for record in self._log.read(starts):
+            self._read.setdefault(record.topic, []).append(record)
+
+    async def delivered(self, topic: Topic[Any], count: int) -> None:
+        await self.until(lambda: len(self.records(topic)) == count)
+        assert self._host is not None
+        host = self._host
+        await self.until(lambda: host.lag == 0)
+
+    async def restart(self) -> None:
+        await self._end(clean=True)
+        await self._begin()
+
+    async def crash(self) -> None:
+        await self._end(clean=False)
+        await self._begin()
+
+    def freeze(self) -> None:
+        assert self._host is not None
+        desk = self._host.worker._desk
+        desk.options = replace(desk.options, ladder=NEVER)
+
+    def fail_the_log(self, *, after_appends: int, times: int) -> None:
+        raise NotImplementedError("a real broker is stopped in the end-to-end tests")
+
+    def records(self, topic: Topic[Any]) -> list[Record]:
+        return self._read.get(topic.name, [])
+
+    def journal(self, entity_id: str) -> list[JournalEntry]:
+        return journal_of(self.records(topics.JOURNAL), entity_id)
+
+    def scheduled(self, entity_id: str) -> list[ScheduleEntry]:
+        assert self._host is not None
+        return scheduled_of(self._host.worker, entity_id)
+
+    def dead_letters(self) -> list[DeadLetter]:
+        letters = self.records(topics.dlq("toy"))
+        return [DeadLetter.from_bytes(r.value) for r in letters if r.value is not None]
+
+
+@asynccontextmanager
+async def memory_harness() -> AsyncIterator[MemoryHarness]:
+    """Start the toy app on the memory host."""
+    harness = MemoryHarness()
+    await harness.start()
+    try:
+        yield harness
+    finally:
+        await harness.stop()
+
+
+@asynccontextmanager
+async def kafka_harness(bootstrap_servers: str) -> AsyncIterator[KafkaHarness]:
+    """Start the toy app on a real Kafka."""
+    harness = KafkaHarness(bootstrap_servers)
+    await harness.start()
+    try:
+        yield harness
+    finally:
+        await harness.stop()

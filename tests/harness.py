@@ -1,13 +1,14 @@
 """One vocabulary over the memory host and over Kafka, for the suite that both must pass."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from toy import CHANGED, ECHO, ORDERED, Ledger, toy
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from bitbylaw_common import topics
 from bitbylaw_common.clock import SystemClock
@@ -15,7 +16,7 @@ from bitbylaw_common.events import Event
 from bitbylaw_common.journal import JournalEntry
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.kafka.admin import admin
-from bitbylaw_common.kafka.log import KafkaLog
+from bitbylaw_common.kafka.log import KafkaLog, from_kafka
 from bitbylaw_common.locks import NoLocks
 from bitbylaw_common.runtime import ApiRequest, ApiResponse
 from bitbylaw_common.runtime.dead_letters import DeadLetter
@@ -27,6 +28,7 @@ from bitbylaw_common.runtime.ports import Outgoing, Record
 from bitbylaw_common.runtime.schedule import ScheduleEntry
 from bitbylaw_common.runtime.worker import Worker
 from bitbylaw_common.topics import Topic
+from toy import CHANGED, ECHO, ORDERED, Ledger, toy
 
 UNTIL_SECONDS = 20.0
 NEVER = (timedelta(hours=1),) * 5
@@ -42,6 +44,7 @@ class Harness(Protocol):
 
     @property
     def rung(self) -> timedelta: ...
+    def thing(self, name: str) -> str: ...
     def now(self) -> datetime: ...
     async def publish(self, topic: Topic[Any], event: Event) -> None: ...
     async def publish_raw(self, topic: Topic[Any], key: bytes, value: bytes) -> None: ...
@@ -92,6 +95,9 @@ class MemoryHarness:
     async def stop(self) -> None:
         self.ledger.gate.set()
         await self._host.crash("toy")
+
+    def thing(self, name: str) -> str:
+        return name
 
     def now(self) -> datetime:
         return self._host.clock.now()
@@ -173,21 +179,42 @@ class KafkaHarness:
         self._log = KafkaLog(self._connect, service="toy")
         self._opened = AsyncExitStack()
         self._app = toy(self.ledger)
+        # Topics are made once; things of a name of their own keep the tests apart.
+        self._mark = self.ledger.mark = uuid.uuid4().hex[:8]
+        self._tail = AIOKafkaConsumer(**self._connect, auto_offset_reset="latest")
+        self._reading: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._host: KafkaHost[Ledger] | None = None
         self._read: dict[str, list[Record]] = {}
 
     async def start(self) -> None:
-        async with admin(self._connect) as kafka:
+        async with asyncio.timeout(UNTIL_SECONDS), admin(self._connect) as kafka:
             await kafka.apply(TOPICS)
         await self._opened.enter_async_context(self._log)
+        await self._tail.start()
+        places = [TopicPartition(t.name, n) for t in TOPICS for n in range(topics.PARTITIONS)]
+        self._tail.assign(places)
+        await self._tail.seek_to_end(*places)
+        for place in places:
+            await self._tail.position(place)
+        self._reading = asyncio.create_task(self._follow())
         await self._begin()
 
     async def stop(self) -> None:
         self.ledger.gate.set()
         await self._end(clean=False)
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait({self._reading}, timeout=5)
+        await self._tail.stop()
         await self._opened.aclose()
+
+    async def _follow(self) -> None:
+        while True:
+            batches = await self._tail.getmany(timeout_ms=100)
+            for place, found in batches.items():
+                self._read.setdefault(place.topic, []).extend(map(from_kafka, found))
 
     async def _begin(self) -> None:
         self._stopping = asyncio.Event()
@@ -216,6 +243,9 @@ class KafkaHarness:
         self._task.cancel()
         await asyncio.wait({self._task}, timeout=10)
 
+    def thing(self, name: str) -> str:
+        return f"{name}-{self._mark}"
+
     def now(self) -> datetime:
         return self._clock.now()
 
@@ -234,21 +264,11 @@ class KafkaHarness:
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(UNTIL_SECONDS):
             while True:
-                await self._refresh()
                 if condition():
                     return
                 if self._task is not None and self._task.done():
                     self._task.result()
                 await asyncio.sleep(0.05)
-
-    async def _refresh(self) -> None:
-        starts: dict[tuple[str, int], int] = {}
-        for topic in TOPICS:
-            for number in range(topics.PARTITIONS):
-                last = [r for r in self._read.get(topic.name, []) if r.partition == number]
-                starts[topic.name, number] = last[-1].offset + 1 if last else 0
-        async for record in self._log.read(starts):
-            self._read.setdefault(record.topic, []).append(record)
 
     async def delivered(self, topic: Topic[Any], count: int) -> None:
         await self.until(lambda: len(self.records(topic)) == count)
@@ -284,7 +304,8 @@ class KafkaHarness:
 
     def dead_letters(self) -> list[DeadLetter]:
         letters = self.records(topics.dlq("toy"))
-        return [DeadLetter.from_bytes(r.value) for r in letters if r.value is not None]
+        found = [DeadLetter.from_bytes(r.value) for r in letters if r.value is not None]
+        return [letter for letter in found if letter.entity_id.endswith(self._mark) or letter.raw]
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
 from bitbylaw_common.events import Event
-from bitbylaw_common.outcomes import Done, Outcome
+from bitbylaw_common.outcomes import Done, Outcome, Skipped
 from bitbylaw_common.runtime import (
     ApiRequest,
     ApiResponse,
@@ -63,6 +63,7 @@ class Ledger:
     """The outside ledger: who started and ended when; it survives crashes of the app."""
 
     answer: Answer = _done
+    mark: str = ""
     started: list[tuple[str, int]] = field(default_factory=list)
     ended: list[tuple[str, int]] = field(default_factory=list)
     ticks: list[Tick] = field(default_factory=list)
@@ -77,6 +78,8 @@ class Ledger:
 
 async def _work(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
     ledger = ctx.deps
+    if not event.thing.endswith(ledger.mark):
+        return Skipped("another test's thing")
     ledger.started.append((event.thing, event.number))
     ledger.open[event.thing] += 1
     ledger.overlaps += ledger.open[event.thing] > 1
@@ -136,14 +139,14 @@ async def toy_post(request: ApiRequest[bytes], ctx: Context[Ledger]) -> ApiRespo
     return ApiResponse(200, {"event_id": event_id})
 
 
-def toy(ledger: Ledger) -> App[Ledger]:
-    """Return the app, working on `ledger`."""
+def toy(ledger: Ledger, name: str = "toy") -> App[Ledger]:
+    """Return the app, working on `ledger`; `name` is its group, too."""
 
     @asynccontextmanager
     async def open_deps(env: Mapping[str, str]) -> AsyncIterator[Ledger]:
         yield ledger
 
-    return App("toy", [toy_sync, toy_order, toy_cron, toy_post], open_deps)
+    return App(name, [toy_sync, toy_order, toy_cron, toy_post], open_deps)
 
 
 def state(effects: int, run_id: str) -> ThingBase:

@@ -3,11 +3,25 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from harness import Harness, memory_harness
+
+from harness import Harness, kafka_harness, memory_harness
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+def bootstrap(request: pytest.FixtureRequest) -> str | None:
+    """Kafka's address, or None for the memory host."""
+    if request.param == "memory":
+        return None
+    address: str = request.getfixturevalue("kafka_bootstrap")
+    return address
 
 
 @pytest.fixture
-async def host() -> AsyncIterator[Harness]:
-    """The toy app, hosted."""
-    async with memory_harness() as harness:
-        yield harness
+async def host(bootstrap: str | None) -> AsyncIterator[Harness]:
+    """The toy app, on the memory host and on a real Kafka."""
+    if bootstrap is None:
+        async with memory_harness() as memory:
+            yield memory
+    else:
+        async with kafka_harness(bootstrap) as kafka:
+            yield kafka

@@ -4,88 +4,96 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from harness import Harness
-from toy import CHANGED, ECHO, ORDERED, Ledger, ThingBase, ThingChanged, state
 
 from bitbylaw_common.errors import Invalid, Transient
 from bitbylaw_common.outcomes import Done, Outcome, Rejected, Retry, Skipped, Wait
 from bitbylaw_common.runtime import Context
+from harness import Harness
+from toy import CHANGED, ECHO, ORDERED, Ledger, ThingBase, ThingChanged, state
 
 
 async def test_each_event_of_a_thing_runs_by_itself_and_in_order(host: Harness) -> None:
     for number in range(20):
-        await host.publish(ORDERED, ThingChanged(thing=f"t{number % 2}", number=number))
+        await host.publish(ORDERED, ThingChanged(thing=host.thing(f"t{number % 2}"), number=number))
     await host.until(lambda: len(host.ledger.ended) == 20)
 
-    assert host.ledger.numbers("t0") == list(range(0, 20, 2))
-    assert host.ledger.numbers("t1") == list(range(1, 20, 2))
+    assert host.ledger.numbers(host.thing("t0")) == list(range(0, 20, 2))
+    assert host.ledger.numbers(host.thing("t1")) == list(range(1, 20, 2))
     assert host.ledger.overlaps == 0
 
 
 async def test_what_waits_for_a_key_is_answered_by_one_run_that_starts_afterwards(
     host: Harness,
 ) -> None:
+    a = host.thing("a")
+
     async def slow(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
         if event.number == 0:
             await ctx.deps.gate.wait()
         return Done("looked")
 
     host.ledger.answer = slow
-    await host.publish(CHANGED, ThingChanged(thing="a", number=0))
-    await host.until(lambda: host.ledger.started == [("a", 0)])
+    await host.publish(CHANGED, ThingChanged(thing=a, number=0))
+    await host.until(lambda: host.ledger.started == [(a, 0)])
     for number in range(1, 6):
-        await host.publish(CHANGED, ThingChanged(thing="a", number=number))
+        await host.publish(CHANGED, ThingChanged(thing=a, number=number))
     await host.delivered(CHANGED, 6)
     host.ledger.gate.set()
     await host.until(lambda: len(host.ledger.ended) == 2)
 
-    assert host.ledger.ended == [("a", 0), ("a", 5)]
+    assert host.ledger.ended == [(a, 0), (a, 5)]
     assert host.ledger.overlaps == 0
 
 
 async def test_a_slow_thing_holds_up_no_other(host: Harness) -> None:
-    async def slow(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
-        if event.thing == "slow":
+    slow = host.thing("slow")
+
+    async def hang(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
+        if event.thing == slow:
             await ctx.deps.gate.wait()
         return Done("looked")
 
-    host.ledger.answer = slow
-    await host.publish(ORDERED, ThingChanged(thing="slow"))
+    host.ledger.answer = hang
+    await host.publish(ORDERED, ThingChanged(thing=slow))
     for number in range(10):
-        await host.publish(ORDERED, ThingChanged(thing=f"quick{number}"))
+        await host.publish(ORDERED, ThingChanged(thing=host.thing(f"quick{number}")))
     await host.until(lambda: len(host.ledger.ended) == 10)
-    assert ("slow", 0) not in host.ledger.ended
+    assert (slow, 0) not in host.ledger.ended
     host.ledger.gate.set()
     await host.until(lambda: len(host.ledger.ended) == 11)
 
 
 async def test_what_was_finished_does_not_run_again_after_a_clean_stop(host: Harness) -> None:
+    later = host.thing("later")
     for number in range(5):
-        await host.publish(ORDERED, ThingChanged(thing=f"t{number}"))
+        await host.publish(ORDERED, ThingChanged(thing=host.thing(f"t{number}")))
     await host.until(lambda: len(host.ledger.ended) == 5)
     await host.restart()
-    await host.publish(ORDERED, ThingChanged(thing="later"))
-    await host.until(lambda: ("later", 0) in host.ledger.ended)
+    await host.publish(ORDERED, ThingChanged(thing=later))
+    await host.until(lambda: (later, 0) in host.ledger.ended)
 
     assert len(host.ledger.ended) == 6
 
 
 async def test_a_run_that_was_killed_is_made_again(host: Harness) -> None:
+    a = host.thing("a")
+
     async def stuck_once(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
         if len(ctx.deps.started) == 1:
             await asyncio.Event().wait()
         return Done("looked")
 
     host.ledger.answer = stuck_once
-    await host.publish(CHANGED, ThingChanged(thing="a", number=7))
+    await host.publish(CHANGED, ThingChanged(thing=a, number=7))
     await host.until(lambda: len(host.ledger.started) == 1)
     await host.crash()
-    await host.until(lambda: host.journal("a") != [])
+    await host.until(lambda: host.journal(a) != [])
 
-    assert host.ledger.started == [("a", 7), ("a", 7)]
+    assert host.ledger.started == [(a, 7), (a, 7)]
 
 
 async def test_a_retry_comes_at_its_time_with_its_number_even_after_a_crash(host: Harness) -> None:
+    a = host.thing("a")
     attempts: list[int] = []
 
     async def fail(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
@@ -93,56 +101,62 @@ async def test_a_retry_comes_at_its_time_with_its_number_even_after_a_crash(host
         return Retry("it is raining") if ctx.attempt < 3 else Done("dry again")
 
     host.ledger.answer = fail
-    await host.publish(CHANGED, ThingChanged(thing="a"))
-    await host.until(lambda: len(host.journal("a")) == 1)
-    assert host.journal("a")[0].outcome == "retry"
+    await host.publish(CHANGED, ThingChanged(thing=a))
+    await host.until(lambda: len(host.journal(a)) == 1)
+    assert host.journal(a)[0].outcome == "retry"
 
     await host.crash()
-    await host.until(lambda: len(host.journal("a")) == 3)
+    await host.until(lambda: len(host.journal(a)) == 3)
 
     assert attempts == [1, 2, 3]
-    assert [entry.outcome for entry in host.journal("a")] == ["retry", "retry", "done"]
-    assert host.scheduled("a") == []
+    assert [entry.outcome for entry in host.journal(a)] == ["retry", "retry", "done"]
+    assert host.scheduled(a) == []
 
 
 async def test_after_the_last_attempt_it_is_dead_with_origin_and_reason(host: Harness) -> None:
+    a = host.thing("a")
+
     async def fail(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
         raise Transient("xai", "get_file", status=503)
 
     host.ledger.answer = fail
-    await host.publish(CHANGED, ThingChanged(thing="a", number=3))
+    await host.publish(CHANGED, ThingChanged(thing=a, number=3))
     await host.until(lambda: host.dead_letters() != [])
 
     (letter,) = host.dead_letters()
-    assert (letter.entity, letter.entity_id, letter.error) == ("thing", "a", "Transient")
+    assert (letter.entity, letter.entity_id, letter.error) == ("thing", a, "Transient")
     assert letter.attempts == len(host.ladder) + 1
     assert letter.origin.startswith("toy.thing.changed:")
     assert "answered 503 to get_file" in letter.reason
     assert letter.carried is not None
     assert ThingChanged.model_validate_json(letter.carried.value).number == 3
-    assert host.scheduled("a") == []
+    assert host.scheduled(a) == []
 
 
 async def test_a_wait_is_no_attempt_and_dies_only_past_its_end(host: Harness) -> None:
+    late = host.thing("late")
+    patient = host.thing("patient")
+
     async def wait(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
         assert ctx.attempt == 1
-        if event.thing == "patient":
+        if event.thing == patient:
             return Wait("indexing", timedelta()) if len(ctx.deps.started) < 12 else Done("indexed")
         return Wait("indexing", host.rung, until=host.now() + host.rung * 3)
 
     host.ledger.answer = wait
-    await host.publish(CHANGED, ThingChanged(thing="patient"))
+    await host.publish(CHANGED, ThingChanged(thing=patient))
     await host.until(lambda: len(host.ledger.ended) == 12)
     assert host.dead_letters() == []
 
-    await host.publish(CHANGED, ThingChanged(thing="late"))
+    await host.publish(CHANGED, ThingChanged(thing=late))
     await host.until(lambda: len(host.dead_letters()) == 1)
     assert host.dead_letters()[0].error == "WaitedTooLong"
-    assert 3 <= len(host.ledger.numbers("late")) <= 5
+    assert 3 <= len(host.ledger.numbers(late)) <= 5
 
 
 async def test_the_same_sight_before_the_next_attempt_is_skipped(host: Harness) -> None:
-    sights = {"a": "same"}
+    a = host.thing("a")
+    sights = {a: "same"}
 
     async def fail(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
         if held := ctx.saw(sights[event.thing]):
@@ -151,70 +165,76 @@ async def test_the_same_sight_before_the_next_attempt_is_skipped(host: Harness) 
 
     host.ledger.answer = fail
     host.freeze()
-    await host.publish(CHANGED, ThingChanged(thing="a"))
-    await host.until(lambda: len(host.journal("a")) == 1)
+    await host.publish(CHANGED, ThingChanged(thing=a))
+    await host.until(lambda: len(host.journal(a)) == 1)
     for number in range(1, 4):
-        await host.publish(CHANGED, ThingChanged(thing="a", number=number))
-        await host.until(lambda n=number: len(host.journal("a")) == n + 1)
+        await host.publish(CHANGED, ThingChanged(thing=a, number=number))
+        await host.until(lambda n=number: len(host.journal(a)) == n + 1)
 
-    assert [e.outcome for e in host.journal("a")] == ["retry", "skipped", "skipped", "skipped"]
-    assert "unchanged since attempt 1" in host.journal("a")[-1].summary
-    (entry,) = host.scheduled("a")
+    assert [e.outcome for e in host.journal(a)] == ["retry", "skipped", "skipped", "skipped"]
+    assert "unchanged since attempt 1" in host.journal(a)[-1].summary
+    (entry,) = host.scheduled(a)
     assert entry.attempt == 1
 
     # a different sight starts anew, and its success clears the chain
-    sights["a"] = "dry"
-    await host.publish(CHANGED, ThingChanged(thing="a", number=4))
-    await host.until(lambda: len(host.journal("a")) == 5)
-    assert host.journal("a")[-1].outcome == "done"
-    assert host.scheduled("a") == []
+    sights[a] = "dry"
+    await host.publish(CHANGED, ThingChanged(thing=a, number=4))
+    await host.until(lambda: len(host.journal(a)) == 5)
+    assert host.journal(a)[-1].outcome == "done"
+    assert host.scheduled(a) == []
 
 
 async def test_events_between_two_attempts_do_not_use_attempts_up(host: Harness) -> None:
+    a = host.thing("a")
+
     async def fail(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
         raise Transient("espocrm", "get_entity", status=503)
 
     host.ledger.answer = fail
     host.freeze()
     for number in range(10):
-        await host.publish(CHANGED, ThingChanged(thing="a", number=number))
-        await host.until(lambda n=number: len(host.journal("a")) == n + 1)
+        await host.publish(CHANGED, ThingChanged(thing=a, number=number))
+        await host.until(lambda n=number: len(host.journal(a)) == n + 1)
 
-    (entry,) = host.scheduled("a")
+    (entry,) = host.scheduled(a)
     assert entry.attempt == 1
     assert host.dead_letters() == []
 
 
 async def test_what_can_never_succeed_is_dead_at_once_and_the_next_goes_on(host: Harness) -> None:
+    bad, refused, good = (host.thing(name) for name in ("bad", "refused", "good"))
+
     async def judge(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
-        if event.thing == "bad":
+        if event.thing == bad:
             return Rejected("a thing without a name")
-        if event.thing == "refused":
+        if event.thing == refused:
             raise Invalid("xai", "upload_file", status=400)
         return Done("looked")
 
     host.ledger.answer = judge
-    for thing in ("bad", "refused", "good"):
+    for thing in (bad, refused, good):
         await host.publish(ORDERED, ThingChanged(thing=thing))
     await host.until(lambda: len(host.ledger.ended) == 3 and len(host.dead_letters()) == 2)
 
     assert {letter.error for letter in host.dead_letters()} == {"Rejected", "Invalid"}
-    assert host.journal("good")[-1].outcome == "done"
+    assert host.journal(good)[-1].outcome == "done"
 
 
 async def test_a_bug_has_bounded_attempts_and_is_counted_apart(host: Harness) -> None:
+    a = host.thing("a")
+
     async def bug(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
         raise ZeroDivisionError("secret value 12345")
 
     host.ledger.answer = bug
-    await host.publish(ORDERED, ThingChanged(thing="a"))
+    await host.publish(ORDERED, ThingChanged(thing=a))
     await host.until(lambda: host.dead_letters() != [])
 
     (letter,) = host.dead_letters()
     assert letter.error == "Bug"
     assert "ZeroDivisionError" in letter.reason
     assert "12345" not in letter.reason
-    assert {entry.outcome for entry in host.journal("a")} == {"bug"}
+    assert {entry.outcome for entry in host.journal(a)} == {"bug"}
 
 
 async def test_an_undecodable_record_is_dead_with_its_bytes_and_the_others_are_done(
@@ -222,7 +242,7 @@ async def test_an_undecodable_record_is_dead_with_its_bytes_and_the_others_are_d
 ) -> None:
     await host.publish_raw(ORDERED, b"poison", b"\xff\xfe not json")
     for number in range(5):
-        await host.publish(ORDERED, ThingChanged(thing=f"t{number}"))
+        await host.publish(ORDERED, ThingChanged(thing=host.thing(f"t{number}")))
     await host.until(lambda: len(host.ledger.ended) == 5 and host.dead_letters() != [])
 
     (letter,) = host.dead_letters()
@@ -232,6 +252,8 @@ async def test_an_undecodable_record_is_dead_with_its_bytes_and_the_others_are_d
 
 
 async def test_the_base_and_its_intent_survive_a_crash_between_two_effects(host: Harness) -> None:
+    a = host.thing("a")
+
     async def effects(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
         base = ctx.base(ThingBase)
         if base is None:
@@ -243,12 +265,12 @@ async def test_the_base_and_its_intent_survive_a_crash_between_two_effects(host:
         return Done("finished")
 
     host.ledger.answer = effects
-    await host.publish(CHANGED, ThingChanged(thing="a"))
-    await host.until(lambda: [e.phase for e in host.journal("a")] == ["intent"])
+    await host.publish(CHANGED, ThingChanged(thing=a))
+    await host.until(lambda: [e.phase for e in host.journal(a)] == ["intent"])
     await host.crash()
-    await host.until(lambda: [e.phase for e in host.journal("a")] == ["intent", "end"])
+    await host.until(lambda: [e.phase for e in host.journal(a)] == ["intent", "end"])
 
-    first, second = host.journal("a")
+    first, second = host.journal(a)
     assert first.run_id != second.run_id
     assert second.reason == "an interrupted run had written 1"
     assert [effect.method for effect in second.effects] == ["finish"]
@@ -257,47 +279,54 @@ async def test_the_base_and_its_intent_survive_a_crash_between_two_effects(host:
 async def test_publishing_what_is_not_declared_is_a_bug_and_publishes_nothing(
     host: Harness,
 ) -> None:
+    declared = host.thing("declared")
+    undeclared = host.thing("undeclared")
+
     async def publish(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
-        await ctx.enqueue(ECHO if event.thing == "declared" else ORDERED, event)
+        await ctx.enqueue(ECHO if event.thing == declared else ORDERED, event)
         return Done("published")
 
     host.ledger.answer = publish
-    await host.publish(CHANGED, ThingChanged(thing="declared"))
-    await host.publish(CHANGED, ThingChanged(thing="undeclared"))
-    await host.until(lambda: host.journal("declared") != [] and host.journal("undeclared") != [])
+    await host.publish(CHANGED, ThingChanged(thing=declared))
+    await host.publish(CHANGED, ThingChanged(thing=undeclared))
+    await host.until(lambda: host.journal(declared) != [] and host.journal(undeclared) != [])
 
     assert len(host.records(ECHO)) == 1
     assert host.records(ORDERED) == []
-    assert host.journal("undeclared")[0].outcome == "bug"
+    assert host.journal(undeclared)[0].outcome == "bug"
 
 
 async def test_an_outage_of_the_log_holds_the_run_and_loses_nothing(host: Harness) -> None:
+    a = host.thing("a")
     if not host.can_fail_the_log:
         pytest.skip("a real broker's outage is shown in the end-to-end tests")
-    await host.publish(CHANGED, ThingChanged(thing="a"))
+    await host.publish(CHANGED, ThingChanged(thing=a))
     host.fail_the_log(after_appends=0, times=3)
-    await host.until(lambda: [e.outcome for e in host.journal("a")] == ["done"])
+    await host.until(lambda: [e.outcome for e in host.journal(a)] == ["done"])
 
-    assert host.ledger.numbers("a") == [0]
+    assert host.ledger.numbers(a) == [0]
 
 
 async def test_a_post_answers_with_the_id_of_the_event_it_stored(host: Harness) -> None:
-    answer = await host.post("/toy/a")
+    a = host.thing("a")
+    answer = await host.post(f"/toy/{a}")
     assert answer.status == 200
-    await host.until(lambda: host.ledger.numbers("a") == [0])
+    await host.until(lambda: host.ledger.numbers(a) == [0])
     (record,) = host.records(CHANGED)
     assert record.headers["ce_id"] == answer.body["event_id"]
 
 
 async def test_a_skipped_run_is_in_the_journal_with_its_reason(host: Harness) -> None:
+    a = host.thing("a")
+
     async def skip(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
         ctx.decided("row 5", "both sides agree")
         return Skipped("already in line")
 
     host.ledger.answer = skip
-    await host.publish(CHANGED, ThingChanged(thing="a"))
-    await host.until(lambda: host.journal("a") != [])
+    await host.publish(CHANGED, ThingChanged(thing=a))
+    await host.until(lambda: host.journal(a) != [])
 
-    (entry,) = host.journal("a")
+    (entry,) = host.journal(a)
     assert (entry.outcome, entry.rule, entry.summary) == ("skipped", "row 5", "already in line")
     assert entry.effects == ()

@@ -123,9 +123,7 @@ class CronExpression:
         for hour in self.hours:
             for minute in self.minutes:
                 for second in self.seconds:
-                    wall = datetime(
-                        day.year, day.month, day.day, hour, minute, second, tzinfo=ZONE
-                    )
+                    wall = datetime(day.year, day.month, day.day, hour, minute, second, tzinfo=ZONE)
                     due = wall.astimezone(UTC)
                     if due.astimezone(ZONE).replace(tzinfo=None) != wall.replace(tzinfo=None):
                         due = _end_of_gap(due)

@@ -1,19 +1,19 @@
 """Every error of the project, as one tree.
 
-    BitByLawError
-     |- SettingsError            an environment variable is missing, misspelt or has a bad value
-     |- DeclarationError         a step, topic or app is declared in a way that cannot work
-     |- UndeclaredTopicError     a step published to a topic that it does not declare
-     |- DecodeError              a record's bytes are not what its topic promises
-     |- OwnershipLost            another worker owns the record now; nothing more may be written
-     |- LogUnavailableError      Kafka did not acknowledge in time
-     `- OutsideError             an outside system did not do what it was asked
-         |- Transient            it may work later: time-out, reset, 5xx
-         |- RateLimited          it asked for patience, and perhaps said how long
-         |- Unauthorized         key or permission: nobody's record is to blame
-         |- NotFound             the thing is not there
-         |- Conflict             the thing changed under us, or exists already
-         `- Invalid              it will never accept this request
+BitByLawError
+ |- SettingsError            an environment variable is missing, misspelt or has a bad value
+ |- DeclarationError         a step, topic or app is declared in a way that cannot work
+ |- UndeclaredTopicError     a step published to a topic that it does not declare
+ |- DecodeError              a record's bytes are not what its topic promises
+ |- OwnershipLost            another worker owns the record now; nothing more may be written
+ |- LogUnavailableError      Kafka did not acknowledge in time
+ `- OutsideError             an outside system did not do what it was asked
+     |- Transient            it may work later: time-out, reset, 5xx
+     |- RateLimited          it asked for patience, and perhaps said how long
+     |- Unauthorized         key or permission: nobody's record is to blame
+     |- NotFound             the thing is not there
+     |- Conflict             the thing changed under us, or exists already
+     `- Invalid              it will never accept this request
 """
 
 from datetime import timedelta
@@ -116,7 +116,13 @@ class Conflict(OutsideError):  # noqa: N818 - reads as the kind of answer it is
     """
 
     def __init__(
-        self, system: str, operation: str, *, status: int | None = 409, detail: str = "", reason: str = ""
+        self,
+        system: str,
+        operation: str,
+        *,
+        status: int | None = 409,
+        detail: str = "",
+        reason: str = "",
     ) -> None:
         super().__init__(system, operation, status=status, detail=detail)
         self.reason = reason

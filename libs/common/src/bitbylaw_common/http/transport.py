@@ -29,8 +29,8 @@ class Request:
     method: str
     url: str
     params: tuple[tuple[str, str], ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: Body = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: Body = field(default=None, repr=False)
     timeout_seconds: float = 30.0
     idempotent: bool = False
 

@@ -1,5 +1,6 @@
 """Topics as they are, beside the catalogue: what would change, and changing it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -61,18 +62,22 @@ class Admin:
         return changes
 
     async def apply(
-        self, wanted: Iterable[Topic[Any]], *, replication: int = -1
+        self, wanted: Iterable[Topic[Any]], *, replication: int | None = None
     ) -> list[TopicChange]:
         """Create and configure what `plan` names, and return it; nothing is ever deleted.
 
         Args:
-            replication: the replication factor of new topics; -1 takes the broker's default.
+            replication: the replication factor of new topics; by default three, or as many as
+                there are brokers.
 
         Raises:
             LogUnavailableError: the broker refused a change; the text says which.
         """
         topics = {topic.name: topic for topic in wanted}
         changes = await self.plan(topics.values())
+        if replication is None:
+            brokers = (await self._client.describe_cluster())["brokers"]
+            replication = min(3, len(brokers))
         created = [
             NewTopic(
                 name, topics[name].partitions, replication, topic_configs=_config(topics[name])
@@ -84,6 +89,7 @@ class Admin:
             for name, code, *rest in answer.topic_errors:
                 if code not in (0, 36):  # 36: another process created it meanwhile
                     raise LogUnavailableError(f"Kafka refused topic {name}: {rest or code}")
+            await self._led([new.name for new in created])
         changed = [
             ConfigResource(ConfigResourceType.TOPIC, c.topic, _config(topics[c.topic]))
             for c in changes
@@ -92,6 +98,35 @@ class Admin:
         if changed:
             await self._client.alter_configs(changed)
         return changes
+
+    async def _led(self, names: list[str]) -> None:
+        """Return once every partition has a leader: a client that asks earlier is told of none."""
+        try:
+            async with asyncio.timeout(10):
+                while not all(
+                    found["error_code"] == 0 and all(p["leader"] >= 0 for p in found["partitions"])
+                    for found in await self._client.describe_topics(names)
+                ):
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise LogUnavailableError("Kafka gave the new topics no leader in 10 s") from None
+
+    async def delete(self, names: Iterable[str]) -> None:
+        """Delete topics and return once they are gone; absent ones are none. For tests.
+
+        Raises:
+            LogUnavailableError: they were still there after 10 s.
+        """
+        wanted = set(names)
+        there = wanted & set(await self._client.list_topics())
+        if there:
+            await self._client.delete_topics(sorted(there))
+        try:
+            async with asyncio.timeout(10):
+                while wanted & set(await self._client.list_topics()):
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise LogUnavailableError(f"Kafka did not delete {sorted(wanted)} in 10 s") from None
 
     async def _settings(self, topics: list[Topic[Any]]) -> dict[str, dict[str, str]]:
         found: dict[str, dict[str, str]] = {}

@@ -5,12 +5,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import (
-    CommitFailedError,
-    KafkaError,
-    NoOffsetForPartitionError,
-    OffsetOutOfRangeError,
-)
+from aiokafka.errors import CommitFailedError, KafkaError
 
 from bitbylaw_common.errors import LogUnavailableError
 from bitbylaw_common.kafka.assignor import NumberAssignor
@@ -54,17 +49,19 @@ class GroupConsumer:
             client_id=f"{group}-{instance or 'worker'}",
             group_instance_id=instance,
             enable_auto_commit=False,
-            auto_offset_reset="none",
+            auto_offset_reset="earliest",
             partition_assignment_strategy=(NumberAssignor,),
             session_timeout_ms=SESSION_MS,
             heartbeat_interval_ms=3_000,
             max_poll_interval_ms=int(rebalance_seconds * 1000) + 60_000,
             rebalance_timeout_ms=int(rebalance_seconds * 1000),
             isolation_level="read_committed",
+            metadata_max_age_ms=30_000,
             max_partition_fetch_bytes=LARGE_RECORD_BYTES // 12,
         )
         self._listener = _Listener(self._topics, assigned, revoked)
         self._paused: frozenset[TopicPartition] = frozenset()
+        self._polling: asyncio.Task[tuple[int, dict[TopicPartition, list[Any]]]] | None = None
 
     async def start(self) -> None:
         """Connect and join.
@@ -84,31 +81,53 @@ class GroupConsumer:
 
     async def stop(self) -> None:
         """Leave: a dynamic member tells the group, a static one keeps its place."""
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.wait({self._polling})
+            self._polling = None
         await self._consumer.stop()
 
     async def fetch(self, *, seconds: float, records: int = 500) -> tuple[list[Record], list[str]]:
-        """Return the next records, and a word on each partition that had to begin anew.
+        """Return the next records, and the places of records that were deleted before we read them.
+
+        No commit means from the beginning; where the log begins later than the commit, or a fetch
+        jumps, records are missing, and only a full comparison finds what they said.
 
         Raises:
             LogUnavailableError: the broker cannot be asked; try again.
         """
-        try:
-            batches = await self._consumer.getmany(
-                timeout_ms=int(seconds * 1000), max_records=records
-            )
-        except OffsetOutOfRangeError as gone:
-            places = list(gone.args[0])
-            await self._consumer.seek_to_beginning(*places)
-            return [], [f"{p.topic}:{p.partition}" for p in places]
-        except NoOffsetForPartitionError as fresh:
-            place = fresh.args[0]
-            await self._consumer.seek_to_beginning(
-                *([place] if isinstance(place, TopicPartition) else list(place))
-            )
+        # While the group rebalances, getmany waits without end: it goes on beside the loop, which
+        # must see a stop, and its answer counts only for the ownership it was drained under.
+        if self._polling is None:
+            self._polling = asyncio.create_task(self._poll(seconds, records))
+        done, _ = await asyncio.wait({self._polling}, timeout=seconds * 2)
+        if not done:
             return [], []
+        polling, self._polling = self._polling, None
+        try:
+            generation, batches = polling.result()
         except KafkaError as down:
             raise LogUnavailableError(f"fetch failed: {type(down).__name__}") from down
-        return [from_kafka(r) for records in batches.values() for r in records], []
+        if generation != self._listener.generation:
+            return [], []
+        expected = self._listener.expected
+        missing: list[str] = []
+        fetched: list[Record] = []
+        for place, found in batches.items():
+            first = found[0].offset
+            if first > expected.get(place, first):
+                missing.append(f"{place.topic}:{place.partition}:{expected[place]}-{first - 1}")
+            expected[place] = found[-1].offset + 1
+            fetched.extend(map(from_kafka, found))
+        return fetched, missing
+
+    async def _poll(
+        self, seconds: float, records: int
+    ) -> tuple[int, dict[TopicPartition, list[Any]]]:
+        batches = await self._consumer.getmany(
+            timeout_ms=int(seconds * 1000), max_records=records
+        )
+        return self._listener.generation, batches
 
     def pause(self, *, on: bool) -> None:
         """Stop or go on fetching; membership and polling go on either way."""
@@ -143,16 +162,10 @@ class GroupConsumer:
         total = 0
         for place in self._consumer.assignment():
             end = self._consumer.highwater(place)
-            position = self._listener.positions.get(place)
-            if end is not None and position is not None:
+            position = self._listener.expected.get(place, 0)
+            if end is not None:
                 total += max(0, end - position)
         return total
-
-    def fetched(self, records: Collection[Record]) -> None:
-        """Note how far fetching came, for `lag`."""
-        for record in records:
-            place = TopicPartition(record.topic, record.partition)
-            self._listener.positions[place] = record.offset + 1
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka carries no types
@@ -163,16 +176,17 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ca
         self._assigned = assigned
         self._revoked = revoked
         self._numbers: frozenset[int] = frozenset()
-        self.positions: dict[TopicPartition, int] = {}
+        self.expected: dict[TopicPartition, int] = {}
+        self.generation = 0
         self.consumer: AIOKafkaConsumer | None = None
-        self.changed = asyncio.Event()
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         """Give up all that is owned: aiokafka rebalances eagerly, so all is revoked at once."""
+        self.generation += 1
         leaving, self._numbers = self._numbers, frozenset()
         if leaving:
             await self._revoked(leaving)
-        self.positions.clear()
+        self.expected = {}
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         """Take over the numbers that are ours in every topic."""
@@ -181,5 +195,21 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ca
             for topic in self._topics
         ]
         self._numbers = frozenset(set.intersection(*numbers)) if numbers else frozenset()
+        # aiokafka calls back beside the fetch loop: a record fetched before the state is loaded
+        # would be delivered to nobody.
+        if self.consumer is not None:
+            self.consumer.pause(*assigned)
+            await self._expect(self.consumer, tuple(assigned))
         if self._numbers:
             await self._assigned(self._numbers)
+        if self.consumer is not None:
+            self.consumer.resume(*assigned)
+
+    async def _expect(self, consumer: AIOKafkaConsumer, places: tuple[TopicPartition, ...]) -> None:
+        """Learn from the commits which record comes next in each partition."""
+        commits = await asyncio.gather(*(consumer.committed(place) for place in places))
+        self.expected = {
+            place: commit
+            for place, commit in zip(places, commits, strict=True)
+            if commit is not None
+        }

@@ -104,18 +104,17 @@ class KafkaHost(Generic[D]):
     async def _round(self) -> None:
         self._consumer.pause(on=self.worker.full)
         try:
-            records, begun_anew = await self._consumer.fetch(seconds=POLL_SECONDS)
+            records, missing = await self._consumer.fetch(seconds=POLL_SECONDS)
         except LogUnavailableError as down:
             self._logger.warning("Kafka does not answer; fetching again", error=str(down))
             await self._clock.sleep(1)
             return
-        for place in begun_anew:
+        for place in missing:
             self._logger.error(
-                "records were deleted before they were read; reading from the oldest left, "
-                "and only a full comparison finds what they said",
-                place=place,
+                "records were deleted before they were read; only a full comparison finds what "
+                "they said",
+                missing=place,
             )
-        self._consumer.fetched(records)
         for record in records:
             self.worker.deliver(record)
         for topic in {record.topic for record in records}:

@@ -1,0 +1,103 @@
+# BitByLaw from the command line. Needs Python 3.11 to 3.13; `make up` and `make test` also need
+# Java 17 or newer and Maven, for a real Kafka.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROJECTS := $(wildcard libs/*/pyproject.toml services/*/pyproject.toml tools/*/pyproject.toml)
+CODE := libs services tools tests .ci
+ARGS ?=
+
+.PHONY: help up demo test check lock clean install needs fetch \
+	check-format check-lint check-types check-imports check-locks check-tests
+
+help: ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: needs ## Install what is missing and run the whole system (ARGS="..." go to bbl up)
+	@$(MAKE) $(STAMP)
+	@exec $(BIN)/bbl up $(ARGS)
+
+demo: needs ## Show what it does, in a few minutes (ARGS="..." go to bbl demo)
+	@$(MAKE) $(STAMP)
+	@exec $(BIN)/bbl demo $(ARGS)
+
+test: needs ## Run all tests
+	@$(MAKE) fetch
+	$(BIN)/pytest -q -n 2 -m "not kafka" --durations=5 $(ARGS)
+	$(BIN)/pytest -m kafka --durations=5 $(ARGS)
+
+check: $(STAMP) ## Formats, lint, types, imports, locks, unit and sim tests (below 90 s)
+	@$(MAKE) -j 2 -k --output-sync=target \
+		check-types check-tests check-lint check-format check-imports check-locks
+
+lock: $(STAMP) ## Write the lock files anew, keeping pins that still fit (ARGS=--upgrade: none)
+	$(BIN)/python .ci/lock.py write $(ARGS)
+
+clean: ## Remove the environment, the caches and the local state; downloads stay
+	rm -rf $(VENV) .devstack .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find libs services tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- the parts of check; each prints only what it is about
+
+check-format: $(STAMP)
+	$(BIN)/ruff format --check --quiet $(CODE)
+	$(BIN)/python .ci/hygiene.py
+
+check-lint: $(STAMP)
+	$(BIN)/ruff check --quiet $(CODE)
+
+check-types: $(STAMP)
+	$(BIN)/mypy $(CODE)
+
+check-imports: $(STAMP)
+	$(BIN)/lint-imports
+
+check-locks: $(STAMP)
+	$(BIN)/python .ci/lock.py check
+
+check-tests: $(STAMP)
+	$(BIN)/pytest -q -m "not kafka and not slow" tests/unit tests/sim
+
+# -- installation
+
+install: $(STAMP)
+
+# The first Python that really runs: a pyenv shim may exist and refuse.
+FITS := -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'
+ifndef PYTHON
+PYTHON = $(eval PYTHON := $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	if $$python $(FITS) >/dev/null 2>&1; then echo $$python; break; fi; done))$(PYTHON)
+endif
+FIT_PYTHON = if ! $(or $(PYTHON),false) $(FITS) >/dev/null 2>&1; then \
+	echo "Python 3.11, 3.12 or 3.13 with venv and pip is needed: install one" \
+		"(apt-get install python3 python3-venv), or name one: make PYTHON=/path/to/python3" >&2; \
+	exit 1; fi
+
+# What must be on the machine is named before minutes are spent on the rest.
+needs:
+	@$(FIT_PYTHON)
+	@PYTHONPATH=tools/devstack/src $(PYTHON) -B -m bitbylaw_devstack --check
+
+fetch: $(STAMP)
+	@$(BIN)/python -m bitbylaw_devstack --fetch
+
+# pip brings uv by its hash, uv brings the locked rest, then ours are linked in. An environment whose
+# Python is gone, of another version than asked for, or half made, is made anew.
+$(STAMP): requirements.lock requirements-uv.lock $(PROJECTS)
+	@$(FIT_PYTHON)
+	@version='import sys; print(sys.version_info[:3])'; \
+	if [ "$$($(PYTHON) -c "$$version")" != "$$($(BIN)/python -c "$$version" 2>&1)" ]; then \
+		echo "Making $(VENV) with $$($(PYTHON) --version)"; \
+		rm -rf $(VENV); $(PYTHON) -m venv $(VENV); fi
+	@echo "Installing what requirements.lock names"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation \
+		$(foreach project,$(PROJECTS),-e $(dir $(project)))
+	@touch $@

@@ -1,0 +1,184 @@
+"""Every metric of the system, one constant each; nothing else may name a metric.
+
+Labels come from small closed sets: names out of declarations (service, step, topic, route,
+operation) or the words listed beside the metric. Never an id, never a value of a record.
+"""
+
+import platform
+import re
+from collections.abc import Sequence
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+_RUN_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 150)
+_ANSWER_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_DELAY_SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600)
+_LAG_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
+
+REGISTRY = CollectorRegistry()
+# a birth date per series doubles the page and nobody asks for it
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
+ProcessCollector(registry=REGISTRY)
+
+_declared: dict[str, frozenset[str]] = {}
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    _declared[name] = frozenset(labels)
+    return Counter(name, text, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Gauge:
+    _declared[name] = frozenset(labels)
+    return Gauge(name, text, labels, registry=REGISTRY)
+
+
+def _histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+    _declared[f"{name}_count"] = _declared[f"{name}_sum"] = frozenset(labels)
+    return Histogram(name, text, labels, buckets=buckets, registry=REGISTRY)
+
+
+# fmt: off
+# -- runs: what becomes of records, and how fast? -------------------------------------------------
+# outcome: done skipped wait retry rejected bug
+STEP_RUNS = _counter("bitbylaw_step_runs_total", "Runs by how they ended", "service", "step", "outcome")
+# handler and lock, without the records written afterwards
+STEP_SECONDS = _histogram("bitbylaw_step_seconds", "How long runs took", _RUN_SECONDS, "service", "step")
+# unix seconds of the last done or skipped: the freshness of a cron or a sync
+STEP_SUCCESS_AT = _gauge("bitbylaw_step_success_timestamp_seconds", "Last run that ended well", "service", "step")
+# attempt: the one that failed, 1 to 6
+RETRIES = _counter("bitbylaw_retries_total", "Retries planned", "service", "step", "attempt")
+# how much a hot key is spared
+RECORDS_COALESCED = _counter("bitbylaw_records_coalesced_total", "Records answered by another's run", "service", "step")
+# 1 from the halt to the resume
+STEP_HALTED = _gauge("bitbylaw_step_halted", "Whether a step is halted", "service", "step")
+# error: name of the error class, or Rejected, Deadline, Bug, Undecodable
+DEAD_LETTERS = _counter("bitbylaw_dead_letters_total", "Records given up", "service", "error")
+# source: a topic's name, or base, schedule
+UNDECODABLE = _counter("bitbylaw_undecodable_records_total", "Records whose bytes do not fit", "service", "source")
+# phase: intent end
+JOURNAL_RECORDS = _counter("bitbylaw_journal_records_total", "Journal records written", "service", "phase")
+# facts and reasons shortened because Kafka would refuse the record
+JOURNAL_CUT = _counter("bitbylaw_journal_cut_total", "Journal records shortened", "service")
+
+# -- consuming: does it take, move and commit? ----------------------------------------------------
+RECORDS_CONSUMED = _counter("bitbylaw_records_consumed_total", "Records taken", "service", "topic")
+RECORDS_IN_FLIGHT = _gauge("bitbylaw_records_in_flight", "Records taken, not finished", "service")
+BYTES_IN_FLIGHT = _gauge("bitbylaw_records_in_flight_bytes", "Their size in memory", "service")
+# unix seconds; also set when there was nothing to take
+PROGRESS_AT = _gauge("bitbylaw_consumer_progress_timestamp_seconds", "Last time the consumer moved", "service")
+# result: done failed refused (another member owns the partition)
+COMMITS = _counter("bitbylaw_commits_total", "Offset commits", "service", "result")
+LANES_RUNNING = _gauge("bitbylaw_lanes_running", "Keys being worked on", "service")
+# what autoscaling goes by
+LANES_READY = _gauge("bitbylaw_lanes_ready", "Keys that wait for a free place", "service")
+
+# -- schedule: what waits for its time, and does it start in time? --------------------------------
+# kind: retry wait tick
+SCHEDULE_ENTRIES = _gauge("bitbylaw_schedule_entries", "Entries that wait to be due", "service", "kind")
+DUE_DELAY_SECONDS = _histogram("bitbylaw_due_delay_seconds", "From due to started", _DELAY_SECONDS, "service", "kind")
+
+# -- outside systems: do they answer? -------------------------------------------------------------
+# count with `outside_request`; status: 1xx to 5xx, none (no answer)
+OUTSIDE_REQUESTS = _counter("bitbylaw_outside_requests_total", "Calls", "system", "operation", "status")
+OUTSIDE_SECONDS = _histogram("bitbylaw_outside_request_seconds", "How long calls took", _RUN_SECONDS, "system", "operation")
+# 1 while steps that need the system do not start
+CIRCUIT_OPEN = _gauge("bitbylaw_circuit_open", "Whether calls are held back", "system")
+
+# -- Redis: do locks work? ------------------------------------------------------------------------
+REDIS_UP = _gauge("bitbylaw_redis_up", "Whether Redis answered last time")
+# entity: the lock's entity word; somebody outside the group held it
+LOCK_WAITS = _counter("bitbylaw_lock_waits_total", "Runs put off for a lock", "entity")
+# Redis did not answer; the log alone kept the order
+LOCK_STORE_DOWN = _counter("bitbylaw_lock_store_down_total", "Runs without their lock", "entity")
+
+# -- Kafka: does it take what we write? -----------------------------------------------------------
+KAFKA_APPEND_SECONDS = _histogram("bitbylaw_kafka_append_seconds", "From append to acknowledgement", _ANSWER_SECONDS)
+# reason: refused late error
+KAFKA_APPEND_FAILURES = _counter("bitbylaw_kafka_append_failures_total", "Appends not acknowledged", "reason")
+KAFKA_BYTES_WAITING = _gauge("bitbylaw_kafka_waiting_bytes", "Bytes that wait for acknowledgement")
+
+# -- webhooks: do they come in, and can they be read? ---------------------------------------------
+# entity and action: as in the nine routes; a source that falls silent shows here
+WEBHOOKS_RECEIVED = _counter("bitbylaw_webhooks_received_total", "Posts", "entity", "action")
+# status: 200 401 413 503 500
+WEBHOOK_ANSWERS = _counter("bitbylaw_webhook_answers_total", "Answers", "entity", "action", "status")
+WEBHOOK_ITEMS = _counter("bitbylaw_webhook_items_total", "Objects published", "entity", "action")
+# portion: body item
+WEBHOOKS_QUARANTINED = _counter("bitbylaw_webhook_quarantined_total", "Put aside, unreadable", "entity", "action", "portion")
+# published all the same; only counted
+WEBHOOK_DUPLICATES = _counter("bitbylaw_webhook_duplicates_total", "Objects seen before", "entity", "action")
+# reason: unknown_webhook mismatch missing malformed
+SIGNATURE_FAILURES = _counter("bitbylaw_webhook_signature_failures_total", "Posts refused", "reason")
+
+# -- our HTTP side: does it answer? ---------------------------------------------------------------
+# route: the declared path, or unknown; status: as sent, or 499 (the caller went away)
+HTTP_REQUESTS = _counter("bitbylaw_http_requests_total", "Requests", "method", "route", "status")
+HTTP_SECONDS = _histogram("bitbylaw_http_request_seconds", "From request to end of answer", _ANSWER_SECONDS, "method", "route")
+HTTP_IN_FLIGHT = _gauge("bitbylaw_http_requests_in_flight", "Requests not answered yet")
+HTTP_BODY_BYTES = _gauge("bitbylaw_http_body_bytes", "Bytes of request bodies in memory")
+
+# -- the process ----------------------------------------------------------------------------------
+# everything else waits as long as this
+LOOP_LAG_SECONDS = _histogram("bitbylaw_loop_lag_seconds", "How late the loop woke a sleeper", _LAG_SECONDS)
+# always 1; the labels tell
+BUILD_INFO = _gauge("bitbylaw_build_info", "Which code runs", "service", "version", "python")
+# fmt: on
+
+_OPERATION = re.compile(r"[a-z][a-z0-9_]{0,47}")
+_STATUS_CLASSES = frozenset({"1xx", "2xx", "3xx", "4xx", "5xx", "none"})
+
+
+def build_info(service: str, version: str) -> None:
+    """Tell which version of `service` runs in this process."""
+    BUILD_INFO.labels(service, version, platform.python_version()).set(1)
+
+
+def outside_request(system: str, operation: str, status: str, seconds: float) -> None:
+    """Count one call to an outside system.
+
+    Args:
+        system: "espocrm", "xai", ...
+        operation: what was asked, without ids; what could be an id counts as "other".
+        status: the class, "2xx" to "5xx"; "none", or anything else, for no answer.
+        seconds: from sending to the end of the answer.
+    """
+    operation = operation if _OPERATION.fullmatch(operation) else "other"
+    OUTSIDE_REQUESTS.labels(
+        system, operation, status if status in _STATUS_CLASSES else "none"
+    ).inc()
+    OUTSIDE_SECONDS.labels(system, operation).observe(seconds)
+
+
+def status_class(status: int | None) -> str:
+    """Return "2xx" for 204, "none" for no answer."""
+    return "none" if status is None else f"{status // 100}xx"
+
+
+def render() -> tuple[bytes, str]:
+    """Return all metrics as Prometheus reads them, and the content type to send them with."""
+    return generate_latest(REGISTRY), CONTENT_TYPE_PLAIN_0_0_4
+
+
+def value(name: str, **labels: str) -> float:
+    """Return where a series stands, 0 while nothing counted: for tests and status pages.
+
+    Args:
+        name: as on the metrics page; a histogram by `{name}_count` or `{name}_sum`.
+        **labels: all of the series' labels.
+
+    Raises:
+        KeyError: no such metric, or not its labels.
+    """
+    if _declared[name] != labels.keys():
+        raise KeyError(f"{name} has the labels {sorted(_declared[name])}, not {sorted(labels)}")
+    return REGISTRY.get_sample_value(name, labels) or 0.0

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from bitbylaw_simulators.espocrm import Delivery, EspoCRM, EspoQuirks
 from bitbylaw_simulators.faults import KINDS
 from bitbylaw_simulators.quirks import switched, table
 from bitbylaw_simulators.samples import pdf, sample_world
-from bitbylaw_simulators.serve import main
+from bitbylaw_simulators.serve import Kept, main
 from bitbylaw_simulators.wire import ConnectionReset, SimRequest, SimResponse, TornAnswer
 from bitbylaw_simulators.xai import Xai, XaiQuirks
 
@@ -295,3 +296,30 @@ def test_the_command_refuses_a_quirk_it_does_not_know(
 
     assert ended.value.code == 2
     assert "bitbylaw-simulators:" in capsys.readouterr().err
+
+
+def test_the_command_says_which_port_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit) as ended:
+            main(["--xai-port", str(port)])
+
+    assert ended.value.code == 2
+    assert str(port) in capsys.readouterr().err
+
+
+async def test_a_killed_simulator_holds_what_was_written(tmp_path: Path) -> None:
+    crm = EspoCRM()
+    kept = Kept(crm, tmp_path)
+    keeping = asyncio.create_task(kept.run())
+    klage = crm.add_document("Klage.pdf", b"v1")
+    async with asyncio.timeout(5):
+        while not (tmp_path / "espocrm.json").exists():  # noqa: ASYNC110 - a file tells nobody
+            await asyncio.sleep(0.01)
+    keeping.cancel()
+
+    other = EspoCRM()
+    assert Kept(other, tmp_path).load()
+    assert other.document(klage)["name"] == "Klage.pdf"

@@ -10,9 +10,13 @@ from redis.exceptions import RedisError
 
 from bitbylaw_common import metrics
 from bitbylaw_common.logs import step_logger
+from bitbylaw_common.settings import RedisSettings
 
 TTL_SECONDS = 30
 """A lock whose holder died is free after this; a living holder renews every third of it."""
+
+ASK_AGAIN_SECONDS = 2.0
+"""While Redis is down it is asked this seldom, so that a silent one does not slow every run."""
 
 _RELEASE = """
 if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end
@@ -39,12 +43,17 @@ class RedisLocks:
         self._redis = redis
         self._service = service
         self._down = False
+        self._ask_again = 0.0
         self._logger = step_logger(service=service)
 
     @asynccontextmanager
     async def hold(self, entity: str, entity_id: str) -> AsyncIterator[bool]:
         """Hold the lock for the length of the block; see `Locks.hold`."""
         name, token = f"sync_lock:{entity}:{entity_id}", secrets.token_hex(16)
+        if self._down and asyncio.get_running_loop().time() < self._ask_again:
+            metrics.LOCK_STORE_DOWN.labels(entity).inc()
+            yield True
+            return
         try:
             held = bool(await self._redis.set(name, token, nx=True, px=TTL_SECONDS * 1000))
             self._answered()
@@ -90,11 +99,26 @@ class RedisLocks:
 
     def _silent(self, down: Exception) -> None:
         metrics.REDIS_UP.set(0)
+        self._ask_again = asyncio.get_running_loop().time() + ASK_AGAIN_SECONDS
         if not self._down:
             self._down = True
             self._logger.warning(
                 "Redis does not answer; work goes on without its locks", error=type(down).__name__
             )
+
+
+@asynccontextmanager
+async def redis_locks(settings: RedisSettings, *, service: str) -> AsyncIterator[RedisLocks]:
+    """Open a client and return its locks; Redis itself may be away."""
+    redis = Redis.from_url(
+        settings.connection_url(settings.db_advoware_cache).get_secret_value(),
+        socket_timeout=settings.timeout_seconds,
+        socket_connect_timeout=settings.timeout_seconds,
+    )
+    try:
+        yield RedisLocks(redis, service=service)
+    finally:
+        await redis.aclose()
 
 
 class NoLocks:

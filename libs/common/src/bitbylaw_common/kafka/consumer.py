@@ -124,9 +124,7 @@ class GroupConsumer:
     async def _poll(
         self, seconds: float, records: int
     ) -> tuple[int, dict[TopicPartition, list[Any]]]:
-        batches = await self._consumer.getmany(
-            timeout_ms=int(seconds * 1000), max_records=records
-        )
+        batches = await self._consumer.getmany(timeout_ms=int(seconds * 1000), max_records=records)
         return self._listener.generation, batches
 
     def pause(self, *, on: bool) -> None:

@@ -13,11 +13,14 @@ from aiokafka.errors import KafkaError
 from bitbylaw_common import metrics
 from bitbylaw_common.errors import LogUnavailableError
 from bitbylaw_common.kafka.codec import partition_of
+from bitbylaw_common.logs import step_logger
 from bitbylaw_common.runtime.ports import Outgoing, Position, Record
 from bitbylaw_common.topics import LARGE_RECORD_BYTES, MIB
 
 BYTES_WAITING = 64 * MIB
 """At most this many bytes wait for Kafka; more is refused at once instead of eating memory."""
+
+CONNECT_PAUSE_SECONDS = 1.0
 
 READ_SECONDS = 60.0
 """Reading to the end gives up after this long without a record."""
@@ -40,31 +43,13 @@ class KafkaLog:
         self._acknowledge_seconds = acknowledge_seconds
         self._waiting = 0
         self._producer: AIOKafkaProducer | None = None
+        self._open = asyncio.Event()
+        self._connecting: asyncio.Task[None] | None = None
+        self._logger = step_logger(service=service)
 
     async def __aenter__(self) -> Self:
-        """Connect.
-
-        Raises:
-            LogUnavailableError: no broker answers.
-        """
-        producer = AIOKafkaProducer(
-            **self._options,
-            client_id=self._service,
-            acks="all",
-            enable_idempotence=True,
-            linger_ms=0,
-            max_request_size=LARGE_RECORD_BYTES + MIB,
-            request_timeout_ms=10_000,
-            retry_backoff_ms=200,
-        )
-        try:
-            await producer.start()
-        except (KafkaError, OSError) as down:
-            await producer.stop()
-            raise LogUnavailableError(
-                f"no Kafka broker answers at KAFKA_BOOTSTRAP_SERVERS: {type(down).__name__}"
-            ) from down
-        self._producer = producer
+        """Begin to connect, and go on trying until a broker answers."""
+        self._connecting = asyncio.create_task(self._connect())
         return self
 
     async def __aexit__(
@@ -74,6 +59,9 @@ class KafkaLog:
         trace: TracebackType | None,
     ) -> None:
         """Flush for a moment, then disconnect."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait({self._connecting})
         producer, self._producer = self._producer, None
         if producer is not None:
             # With the broker gone a flush would wait for ever; what is not acknowledged was
@@ -81,6 +69,48 @@ class KafkaLog:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._acknowledge_seconds):
                     await producer.stop()
+
+    async def connected(self, seconds: float) -> None:
+        """Return once a broker answered.
+
+        Raises:
+            LogUnavailableError: none did within `seconds`.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self._open.wait()
+        except TimeoutError:
+            raise LogUnavailableError(
+                "no Kafka broker answers at KAFKA_BOOTSTRAP_SERVERS"
+            ) from None
+
+    async def _connect(self) -> None:
+        while True:
+            producer = AIOKafkaProducer(
+                **self._options,
+                client_id=self._service,
+                acks="all",
+                enable_idempotence=True,
+                linger_ms=0,
+                max_request_size=LARGE_RECORD_BYTES + MIB,
+                request_timeout_ms=10_000,
+                retry_backoff_ms=200,
+            )
+            try:
+                await producer.start()
+            except (KafkaError, OSError) as down:
+                await producer.stop()
+                self._logger.warning(
+                    "no Kafka broker answers; trying again", error=type(down).__name__
+                )
+                await asyncio.sleep(CONNECT_PAUSE_SECONDS)
+                continue
+            except asyncio.CancelledError:
+                await producer.stop()
+                raise
+            self._producer = producer
+            self._open.set()
+            return
 
     @property
     def bytes_waiting(self) -> int:
@@ -95,7 +125,7 @@ class KafkaLog:
                 acknowledged in time (each may be stored, now or when the broker is back).
         """
         if self._producer is None:
-            raise LogUnavailableError("the connection to Kafka is not open")
+            await self.connected(self._acknowledge_seconds)
         size = sum(len(record.key) + len(record.value or b"") for record in records)
         if self._waiting and self._waiting + size > BYTES_WAITING:
             metrics.KAFKA_APPEND_FAILURES.labels("refused").inc()
@@ -140,7 +170,64 @@ class KafkaLog:
         """Yield to the ends as they are now; see `Log.read`."""
         if not starts:
             return
-        consumer = AIOKafkaConsumer(
+        consumer = self._reader()
+        try:
+            await consumer.start()
+            wanted = {TopicPartition(*place): start for place, start in starts.items()}
+            consumer.assign(list(wanted))
+            open_ends = await _seek(consumer, wanted)
+            while open_ends:
+                consumer.pause(*(place for place in wanted if place not in open_ends))
+                async with asyncio.timeout(READ_SECONDS):
+                    batches = await consumer.getmany(timeout_ms=1_000)
+                for place, records in batches.items():
+                    for record in records:
+                        if record.offset < open_ends.get(place, 0):
+                            yield from_kafka(record)
+                for place in list(open_ends):
+                    if await consumer.position(place) >= open_ends[place]:
+                        del open_ends[place]
+        except (KafkaError, OSError, TimeoutError) as down:
+            raise LogUnavailableError(
+                f"could not read {len(starts)} partitions to their ends: {type(down).__name__}"
+            ) from down
+        finally:
+            await consumer.stop()
+
+    async def follow(self, starts: Mapping[tuple[str, int], int]) -> AsyncIterator[Record]:
+        """Yield from `starts` on, and go on with what is appended, until the caller stops.
+
+        Args:
+            starts: as of `read`; -1 begins at the end.
+
+        Raises:
+            LogUnavailableError: the broker cannot be asked; begin again where it ended.
+        """
+        consumer = self._reader()
+        try:
+            await consumer.start()
+            places = [TopicPartition(*place) for place in starts]
+            consumer.assign(places)
+            for place, start in zip(places, starts.values(), strict=True):
+                if start >= 0:
+                    consumer.seek(place, start)
+            ends = [
+                place for place, start in zip(places, starts.values(), strict=True) if start < 0
+            ]
+            if ends:
+                await consumer.seek_to_end(*ends)
+            while True:
+                batches = await consumer.getmany(timeout_ms=1_000)
+                for records in batches.values():
+                    for record in records:
+                        yield from_kafka(record)
+        except (KafkaError, OSError) as down:
+            raise LogUnavailableError(f"following broke off: {type(down).__name__}") from down
+        finally:
+            await consumer.stop()
+
+    def _reader(self) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(
             **self._options,
             client_id=f"{self._service}-reader",
             enable_auto_commit=False,
@@ -148,36 +235,22 @@ class KafkaLog:
             isolation_level="read_committed",
             max_partition_fetch_bytes=4 * MIB,
         )
-        try:
-            await consumer.start()
-            wanted = {TopicPartition(*place): start for place, start in starts.items()}
-            consumer.assign(list(wanted))
-            async with asyncio.timeout(READ_SECONDS):
-                firsts = await consumer.beginning_offsets(list(wanted))
-                ends = await consumer.end_offsets(list(wanted))
-            open_ends: dict[TopicPartition, int] = {}
-            for place, start in wanted.items():
-                first = max(start, firsts[place])
-                consumer.seek(place, first)
-                if first < ends[place]:
-                    open_ends[place] = ends[place]
-            while open_ends:
-                consumer.pause(*(place for place in wanted if place not in open_ends))
-                async with asyncio.timeout(READ_SECONDS):
-                    batches = await consumer.getmany(timeout_ms=1_000)
-                    for place, records in batches.items():
-                        for record in records:
-                            if record.offset < ends[place]:
-                                yield from_kafka(record)
-                    for place in list(open_ends):
-                        if await consumer.position(place) >= open_ends[place]:
-                            del open_ends[place]
-        except (KafkaError, OSError, TimeoutError) as down:
-            raise LogUnavailableError(
-                f"could not read {len(starts)} partitions to their ends: {type(down).__name__}"
-            ) from down
-        finally:
-            await consumer.stop()
+
+
+async def _seek(
+    consumer: AIOKafkaConsumer, wanted: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, int]:
+    """Go to the wanted starts; return the ends of the partitions that hold anything from there."""
+    async with asyncio.timeout(READ_SECONDS):
+        firsts = await consumer.beginning_offsets(list(wanted))
+        ends = await consumer.end_offsets(list(wanted))
+    open_ends: dict[TopicPartition, int] = {}
+    for place, start in wanted.items():
+        first = max(start, firsts[place])
+        consumer.seek(place, first)
+        if first < ends[place]:
+            open_ends[place] = ends[place]
+    return open_ends
 
 
 def from_kafka(record: Any) -> Record:

@@ -425,7 +425,7 @@ class Pipeline(Generic[D]):
             code_version=self.desk.options.code_version,
             raw=None if record.value is None else base64.b64encode(record.value).decode(),
         )
-        key = record.key if record.key else run.origin.encode()
+        key = record.key or run.origin.encode()
         out = Outgoing(
             self.desk.dlq_topic,
             key,

@@ -265,11 +265,7 @@ class Worker(Generic[D]):
                 step, topic = self._by_topic[record.topic]
                 event, _ = codec.decode(topic, record)
                 given, cause = event, "record"
-            if codec.partition_of(event.key.encode()) != record.partition:
-                raise DecodeError(
-                    f"{record.topic}: it lies in partition {record.partition}, "
-                    "where its key does not belong"
-                )
+            _at_home(event, record)
         except DecodeError as unreadable:
             item = Item(
                 Unreadable(record, str(unreadable)),
@@ -454,3 +450,15 @@ class Worker(Generic[D]):
                     ]
                 )
                 self._desk.schedule.put(entry, partition)
+
+
+def _at_home(event: Event, record: Record) -> None:
+    """Return if the record lies in its key's partition.
+
+    Raises:
+        DecodeError: it does not; two workers could then work on one record.
+    """
+    if codec.partition_of(event.key.encode()) != record.partition:
+        raise DecodeError(
+            f"{record.topic}: it lies in partition {record.partition}, where its key does not belong"
+        )

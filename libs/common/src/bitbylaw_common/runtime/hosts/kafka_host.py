@@ -68,7 +68,7 @@ class KafkaHost(Generic[D]):
 
     @property
     def joined(self) -> bool:
-        """Whether it owns partitions, or knows that there are none for it."""
+        """Whether it took over partitions since it began."""
         return self._joined.is_set()
 
     @property
@@ -87,8 +87,8 @@ class KafkaHost(Generic[D]):
             LogUnavailableError: no broker answers at the start.
             Exception: the worker itself broke; the process must end and start anew.
         """
-        await self._consumer.start()
         try:
+            await self._consumer.start()
             committed = self._clock.monotonic()
             while not stopping.is_set():
                 await self._round()
@@ -102,6 +102,7 @@ class KafkaHost(Generic[D]):
             self.worker.forget(tuple(self.worker.partitions))
 
     async def _round(self) -> None:
+        self._moved = self._clock.monotonic()
         self._consumer.pause(on=self.worker.full)
         try:
             records, missing = await self._consumer.fetch(seconds=POLL_SECONDS)
@@ -124,7 +125,6 @@ class KafkaHost(Generic[D]):
         self.worker.measure()
         if self.worker.failure.done():
             self.worker.failure.result()
-        self._moved = self._clock.monotonic()
         metrics.PROGRESS_AT.labels(self._app.name).set(self._clock.now().timestamp())
 
     async def _commit(self) -> None:
@@ -164,5 +164,4 @@ class KafkaHost(Generic[D]):
         await self.worker.revoke(numbers, drain_seconds=self.drain_seconds)
         await self._commit()
         self.worker.forget(numbers)
-        self._joined.clear()
         self._logger.info("partitions given up", partitions=sorted(numbers))

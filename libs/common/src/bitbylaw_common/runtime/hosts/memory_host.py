@@ -265,7 +265,8 @@ class MemoryHost:
 
     def nudge(self) -> bool:
         """Deliver what is new, start what is due, commit what is done; say whether any moved."""
-        return any([self._nudge(member) for member in list(self._members.values())])
+        moved = [self._nudge(member) for member in list(self._members.values())]
+        return any(moved)
 
     def next_event(self) -> float | None:
         """Return in how many seconds the clock has something to do; None when it has nothing."""

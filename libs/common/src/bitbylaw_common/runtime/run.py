@@ -1,0 +1,60 @@
+"""The main of every container: settings, logs, hosting, signals; the one reader of `os.environ`."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bitbylaw_common import logs
+from bitbylaw_common.errors import SettingsError
+from bitbylaw_common.logs import step_logger
+from bitbylaw_common.runtime.app import App
+from bitbylaw_common.runtime.hosting import hosting
+from bitbylaw_common.settings import RuntimeSettings, secret_values
+
+EXIT_SETTINGS = 2
+EXIT_BROKEN = 70
+
+
+def run(app: App[Any]) -> None:
+    """Run one app until SIGTERM or SIGINT, then drain; ends the process.
+
+    Exit codes: 0 stopped in order, 2 the environment does not fit, 70 a consumer broke and the
+    process must be started anew.
+    """
+    sys.exit(run_apps([app], dict(os.environ)))  # noqa: TID251 - the one reader
+
+
+def run_apps(apps: Sequence[App[Any]], env: Mapping[str, str]) -> int:
+    """Run apps in this process until a signal; return the exit code."""
+    try:
+        runtime = RuntimeSettings.from_env(env)
+        logs.configure(runtime.log_format, runtime.log_level, secrets=secret_values(env))
+        return asyncio.run(_until_told(apps, env))
+    except SettingsError as unfit:
+        print(unfit, file=sys.stderr)  # noqa: T201 - there is no log before there are settings
+        return EXIT_SETTINGS
+
+
+async def _until_told(apps: Sequence[App[Any]], env: Mapping[str, str]) -> int:
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    logger = step_logger(service="+".join(app.name for app in apps))
+    async with hosting(apps, env) as process:
+        logger.info("serving", url=process.url)
+        waits = {asyncio.create_task(told.wait()), asyncio.create_task(process.broken.wait())}
+        _, idle = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in idle:
+            task.cancel()
+        if process.failure is not None:
+            if isinstance(process.failure, SettingsError):
+                raise process.failure
+            logger.error("a consumer broke; the process ends", exc_info=process.failure)
+            return EXIT_BROKEN
+        logger.info("told to stop; draining")
+    logger.info("stopped")
+    return 0

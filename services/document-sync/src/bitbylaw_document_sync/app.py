@@ -1,0 +1,71 @@
+"""document-sync: EspoCRM's documents into xAI's collections."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from bitbylaw_common import metrics, tracing
+from bitbylaw_common.clients.espocrm import EspoCRM
+from bitbylaw_common.clock import Clock, SystemClock
+from bitbylaw_common.http.aiohttp_transport import aiohttp_transport
+from bitbylaw_common.http.transport import Transport
+from bitbylaw_common.runtime.app import App
+from bitbylaw_common.runtime.run import run
+from bitbylaw_common.sync.digests import Digester
+from bitbylaw_document_sync.adapters import EspoDocuments, Names, XaiCollections, XaiFiles
+from bitbylaw_document_sync.deps import Deps
+from bitbylaw_document_sync.domain.planner import Policy
+from bitbylaw_document_sync.settings import DocumentSyncSettings
+from bitbylaw_document_sync.steps import document_sync_event_step
+from bitbylaw_document_sync.xai import Xai
+
+
+def deps_over(transport: Transport, settings: DocumentSyncSettings, clock: Clock) -> Deps:
+    """Return the deps over any transport: the real one, or a test's."""
+    espocrm = EspoCRM(
+        transport,
+        base_url=settings.espocrm.base_url,
+        api_key=settings.espocrm.api_key.get_secret_value(),
+        clock=clock,
+        timeout_seconds=settings.espocrm.timeout_seconds,
+        metadata_ttl_seconds=settings.espocrm.metadata_ttl_seconds,
+    )
+    xai = Xai(
+        transport,
+        files_url=settings.xai.files_url,
+        management_url=settings.xai.management_url,
+        api_key=settings.xai.api_key.get_secret_value(),
+        management_key=settings.xai.management_key.get_secret_value(),
+        clock=clock,
+        upload_timeout_seconds=settings.xai.upload_timeout_seconds,
+        timeout_seconds=settings.xai.timeout_seconds,
+    )
+    names = Names(settings.file_link, settings.status_field, settings.collection_links)
+    policy = Policy(
+        Digester(settings.digests.digest_key.get_secret_value().encode()),
+        timedelta(seconds=settings.settle_seconds),
+        delete_files=settings.file_policy == "delete",
+    )
+    return Deps(EspoDocuments(espocrm, names), XaiFiles(xai), XaiCollections(xai), policy)
+
+
+@asynccontextmanager
+async def open_deps(env: Mapping[str, str]) -> AsyncIterator[Deps]:
+    """Open what the steps need; connections are closed at the end of the block.
+
+    Raises:
+        SettingsError: the environment does not fit.
+    """
+    settings, clock = DocumentSyncSettings.from_env(env), SystemClock()
+    async with aiohttp_transport(
+        clock=clock, on_exchange=metrics.outside_request, traceparent=tracing.outgoing
+    ) as transport:
+        yield deps_over(transport, settings, clock)
+
+
+app = App("document-sync", [document_sync_event_step.document_sync], open_deps)
+
+
+def main() -> None:
+    """Run the service until it is told to stop."""
+    run(app)

@@ -1,0 +1,641 @@
+"""Decides what to do about one document; every decision names its rule (pure).
+
+    row 1         the record is gone: out of every collection
+    row 2         no file: nothing to upload; a file that was taken away leaves the collections
+    row 3         in no collection, never uploaded: nothing to do
+    row 4         new document: upload, attach
+    row 5         in line: nothing
+    row 6         told as changed, the same bytes: status only
+    row 7         other bytes: upload, attach the new file, only then detach the old one
+    row 8, row 9  collections added, collections left
+    row 10        in no collection any more
+    row 11        the file is gone at xAI: upload it again
+    row 12        empty, too large or unsupported: not uploaded, and the record says why
+    row 13        bytes that are not what the record says (see `executor`): the bytes count
+    row 18        a collection is gone at xAI: the others are served
+
+What a plan needs to know and nobody asked yet comes back as a `Question`. The bytes decide, never
+a flag: `fresh` alone uploads nothing.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from bitbylaw_common.outcomes import Rejected, Wait
+from bitbylaw_common.sync.digests import NORMALISER, Digester
+from bitbylaw_document_sync.domain import texts
+from bitbylaw_document_sync.domain.filetypes import Unfit, unfit
+from bitbylaw_document_sync.domain.model import (
+    Absent,
+    Action,
+    AskCollections,
+    AskFile,
+    AskSharers,
+    AskUploads,
+    Attach,
+    DeleteFile,
+    Detach,
+    DocumentBase,
+    Entry,
+    FileFacts,
+    Found,
+    Noted,
+    Plan,
+    Question,
+    Retired,
+    Sight,
+    Upload,
+    Uploaded,
+    UploadIntent,
+    Word,
+    WriteBack,
+)
+from bitbylaw_document_sync.domain.naming import trace
+
+_VERDICTS = (Word.UNSUPPORTED, Word.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the firm decided.
+
+    Attributes:
+        digester: makes the digests of the base.
+        settle: how long the fate of an upload without an answer may stay unknown.
+        delete_files: the file of a deleted or unlinked document is deleted, not kept.
+    """
+
+    digester: Digester
+    settle: timedelta
+    delete_files: bool = False
+
+
+def plan(sight: Sight, policy: Policy) -> Plan | Question:
+    """Return what to do about the document, or what must be known first.
+
+    The same sight gives the same plan, and a world in which the plan was carried out gives an
+    empty one. Nothing is planned beyond an upload: its file id makes a new sight.
+    """
+    settled = _settled(sight, policy)
+    if not isinstance(settled, Sight):
+        return settled
+    if settled.entry is None:
+        return _gone(settled, policy)
+    return _Case(settled, settled.entry, policy).decision()
+
+
+def resembles(uploaded: Uploaded, intent: UploadIntent, digester: Digester) -> bool:
+    """Say whether a listed file may be what the intended upload became; its bytes decide then."""
+    return uploaded.size == intent.size and digester.of(trace(uploaded.name)) == intent.name
+
+
+def has_content(md5: str, intent: UploadIntent, digester: Digester) -> bool:
+    """Say whether bytes with this MD5 are the ones that were to be uploaded."""
+    return digester.of(md5) == intent.content
+
+
+def refusal(sight: Sight, policy: Policy, *, status: int | None, words: str) -> Plan:
+    """Return what to note in the record after xAI refused the file; the run ends as rejected."""
+    entry, base = sight.entry, sight.base
+    word = Word.UNSUPPORTED if status in (413, 415) else Word.FAILED
+    actions = () if entry is None else _noted(entry, {}, word, texts.refused(status))
+    ending = Rejected(words, error="Invalid")
+    return Plan("refused", "xAI will not take the file as it is", base, actions, base, ending)
+
+
+# -- an upload of unknown fate --------------------------------------------------------------------
+
+
+def _settled(sight: Sight, policy: Policy) -> Sight | Plan | Question:
+    """Return the sight without a pending upload, or how to find out what became of it."""
+    base = sight.base
+    intent = base.pending if base is not None else None
+    if base is None or intent is None:
+        return sight
+    if sight.uploads is None:
+        return AskUploads(intent, _files_of(sight))
+    if sight.uploads:
+        adopted = sight.uploads[0]
+        found = replace(sight.found, files=sight.found.files | {adopted})
+        base = base.with_file(adopted, intent)
+        if sight.entry is None:  # nobody ever used it, so it is not kept as other files are
+            base = base.retiring(None)
+        return replace(sight, base=base, found=found)
+    rest = intent.since + policy.settle - sight.now
+    if rest > timedelta():
+        return Plan(
+            "upload's fate unknown",
+            "an upload began and no answer came; uploading now could make a twin",
+            base,
+            (),
+            base,
+            Wait("an upload's fate is unknown", rest),
+        )
+    return replace(sight, base=base.model_copy(update={"pending": None}))
+
+
+def _files_of(sight: Sight) -> frozenset[str]:
+    """Return every file that is or was this document's."""
+    files: set[str] = set()
+    if sight.base is not None:
+        files.update(retired.file_id for retired in sight.base.retired)
+        if sight.base.file_id is not None:
+            files.add(sight.base.file_id)
+    if sight.entry is not None and sight.entry.xai_id is not None:
+        files.add(sight.entry.xai_id)
+    return frozenset(files)
+
+
+# -- the record is gone ---------------------------------------------------------------------------
+
+
+def _gone(sight: Sight, policy: Policy) -> Plan | Question:
+    rule, base = "row 1: record gone", sight.base
+    if base is None:
+        return Plan(rule, "the record is gone, and nothing of it is known")
+    leaving = [Detach(file, place) for file, place in sorted(sight.found.attached)]
+    ours = {retired.file_id for retired in base.retired if retired.ours}
+    if base.file_id is not None and base.ours and policy.delete_files:
+        ours.add(base.file_id)
+    doomed = sorted(ours & sight.found.files)
+    if (leaving or doomed) and sight.sharers is None:
+        return AskSharers(tuple(sorted(_files_of(sight))))
+    actions: tuple[Action, ...] = (
+        *_not_shared(leaving, sight),
+        *(DeleteFile(file) for file in doomed if not _shared(file, sight)),
+    )
+    return Plan(rule, "the record is gone: its file leaves every collection", base, actions, None)
+
+
+def _shared(file_id: str, sight: Sight) -> bool:
+    return any(sharer.file_id == file_id for sharer in sight.sharers or ())
+
+
+def _not_shared(detaches: Iterable[Detach], sight: Sight) -> list[Detach]:
+    """Leave out what another record with the same file still needs."""
+    used = {
+        (sharer.file_id, place) for sharer in sight.sharers or () for place in sharer.collections
+    }
+    return [detach for detach in detaches if (detach.file_id, detach.collection) not in used]
+
+
+# -- the record is there --------------------------------------------------------------------------
+
+
+class _Case:
+    """One document with a record: the rows that need both sides."""
+
+    def __init__(self, sight: Sight, entry: Entry, policy: Policy) -> None:
+        self.sight = sight
+        self.entry = entry
+        self.policy = policy
+        self.found: Found = sight.found
+        self.files = _files_of(sight)
+        facts = sight.file
+        self.facts = facts if facts and facts.attachment_id == entry.attachment_id else None
+        read = self.facts.md5 if isinstance(self.facts, FileFacts) else None
+        self.md5 = read or entry.md5
+
+    def decision(self) -> Plan | Question:
+        entry = self.entry
+        if entry.attachment_id is None:
+            if self.files:
+                return self._unwanted("row 2: file taken away", "the record carries no file now")
+            return self._without_file("the record carries no file")
+        if not entry.wanted:
+            if self.files:
+                return self._unwanted("row 10: unlinked", "no active collection wants it")
+            return self._plan(
+                "row 3: not wanted",
+                "no active collection wants it, and it was never uploaded",
+                _noted(entry, {}, self._word(Word.UNWANTED), None),
+                self.sight.base,
+            )
+        known = self._current()
+        if known is not None and not isinstance(known, str):
+            return known
+        if self._unasked():
+            return AskCollections(tuple(sorted(self.entry.wanted)))
+        return self._upload() if known is None else self._aligned(known)
+
+    # Which file ------------------------------------------------------------------------------
+
+    def _current(self) -> str | Question | None:
+        """Return the file at xAI that has the record's bytes; None: there is none."""
+        entry, base = self.entry, self.sight.base
+        alive = self.files & self.found.files
+        if not alive:
+            return None
+        if base is not None and base.file_id in alive and self._unchanged_since(base):
+            return base.file_id
+        if self.md5 is None:
+            if isinstance(self.facts, Absent):
+                return None
+            return AskFile(self._attachment, hashed=True)
+        trusted = base is None or base.file_id != entry.xai_id or not self._knows_content(base)
+        if trusted and entry.xai_id in alive and entry.synced_as(self.md5):
+            return entry.xai_id
+        return None
+
+    def _knows_content(self, base: DocumentBase) -> bool:
+        return base.content is not None and base.comparable(self.policy.digester.key_id)
+
+    def _unchanged_since(self, base: DocumentBase) -> bool:
+        """Say whether the record's bytes are the ones of the base.
+
+        They are when the digests agree. They are too when the attachment is the same and the
+        record still names the MD5 it named then, though it may never have been the right one.
+        """
+        if not self._knows_content(base):
+            return False
+        if self.md5 is not None and self.policy.digester.of(self.md5) == base.content:
+            return True
+        same_word = self.entry.md5 is None or self._digest(self.entry.md5) == base.recorded
+        return base.attachment_id == self.entry.attachment_id and same_word
+
+    @property
+    def _attachment(self) -> str:
+        return self.entry.attachment_id or ""
+
+    def _digest(self, value: str | None) -> str | None:
+        return None if value is None else self.policy.digester.of(value)
+
+    def _unasked(self) -> bool:
+        """Say whether something would be attached without knowing that the collection is there."""
+        attached = {place for file in self.files for place in self.found.collections_of(file)}
+        return self.sight.existing is None and bool(self.entry.wanted - attached)
+
+    @property
+    def _missing(self) -> frozenset[str]:
+        """The wanted collections that xAI does not have."""
+        if self.sight.existing is None:
+            return frozenset()
+        attached = {place for _, place in self.found.attached}
+        return self.entry.wanted - self.sight.existing - attached
+
+    # What to do ------------------------------------------------------------------------------
+
+    def _without_file(self, why: str) -> Plan:
+        word = self._word(Word.FAILED)
+        message = texts.NO_FILE if word is not None else self.entry.message
+        return self._plan(
+            "row 2: no file",
+            why,
+            _noted(self.entry, {}, word, message),
+            self.sight.base,
+        )
+
+    def _upload(self) -> Plan | Question:
+        if isinstance(self.facts, Absent):
+            if self.files & self.found.files:
+                return self._kept_as_it_is(texts.NO_FILE, Word.FAILED, "row 2: no file")
+            return self._without_file("the record names a file that EspoCRM does not have")
+        if self.facts is None:
+            return AskFile(self._attachment, hashed=False)
+        why = unfit(self.facts.name, self.facts.mime, self.facts.size)
+        if why is not None:
+            return self._not_uploaded(why)
+        if self.md5 is None or self.facts.size is None:
+            return AskFile(self._attachment, hashed=True)
+        if self._missing == self.entry.wanted:
+            return self._nowhere_to_put()
+        intent = UploadIntent(
+            since=self.sight.now,
+            attachment_id=self._attachment,
+            name=self.policy.digester.of(trace(self.facts.name)),
+            content=self.policy.digester.of(self.md5),
+            recorded=self._digest(self.entry.md5),
+            size=self.facts.size,
+            run_id=self.sight.run_id,
+        )
+        rule, reason = self._why_upload()
+        base = self._base()
+        before = base.model_copy(
+            update={
+                "pending": intent,
+                "collections": _names(base.collections, self.entry.wanted - self._missing),
+            }
+        )
+        upload = Upload(
+            self._attachment,
+            self.facts.name,
+            self.facts.mime,
+            self.facts.size,
+            self.md5,
+            intent,
+        )
+        return Plan(rule, reason, before, (upload,), before)
+
+    def _why_upload(self) -> tuple[str, str]:
+        if not self.files:
+            return "row 4: new document", "it is wanted and was never uploaded"
+        if not self.files & self.found.files:
+            return "row 11: file gone", "xAI does not have its file any more"
+        return "row 7: other bytes", "its bytes are not the ones at xAI"
+
+    def _not_uploaded(self, why: Unfit) -> Plan | Question:
+        message = texts.not_uploaded(why, earlier=bool(self.files & self.found.files))
+        if self.files & self.found.files:
+            return self._kept_as_it_is(message, Word.UNSUPPORTED, "row 12: not fit for xAI", why)
+        return self._plan(
+            "row 12: not fit for xAI",
+            why.value,
+            _noted(self.entry, {}, Word.UNSUPPORTED, message),
+            self.sight.base,
+        )
+
+    def _kept_as_it_is(
+        self, message: str, word: Word, rule: str, why: Unfit | None = None
+    ) -> Plan | Question:
+        """Keep the earlier version where it is wanted, and say in the record that it is earlier."""
+        base = self._base()
+        file = base.file_id
+        if file is None or file not in self.found.files:
+            file = min(self.files & self.found.files)
+        reason = why.value if why is not None else "EspoCRM does not have the file"
+        return self._in_place(
+            file, rule, f"{reason}; the earlier version stays", word=word, message=message
+        )
+
+    def _nowhere_to_put(self) -> Plan:
+        message = texts.collections_missing(self._missing)
+        return self._plan(
+            "row 18: collection gone",
+            "no collection that wants it exists at xAI",
+            _noted(self.entry, {}, Word.FAILED, message),
+            self.sight.base,
+            self._rejection(),
+        )
+
+    def _rejection(self) -> Rejected | None:
+        if not self._missing:
+            return None
+        gone = ", ".join(sorted(self._missing))
+        return Rejected(
+            f"xAI has no such collection: {gone}; correct the knowledge base, then redrive",
+            error="CollectionMissing",
+        )
+
+    def _aligned(self, file: str) -> Plan | Question:
+        """Bring the collections in line with a file whose bytes are right."""
+        if self._missing:
+            message = texts.collections_missing(self._missing)
+            return self._in_place(
+                file,
+                "row 18: collection gone",
+                "a collection is gone",
+                word=Word.FAILED,
+                message=message,
+            )
+        md5 = self._hash(file)
+        return self._in_place(file, "", "", word=self._word(Word.SYNCED), message=None, md5=md5)
+
+    def _hash(self, file: str) -> str | Question | None:
+        """Return the MD5 to note for the file: of its bytes, not what the record believes."""
+        base, entry = self.sight.base, self.entry
+        if base is None or base.file_id != file or not self._knows_content(base):
+            return entry.synced_hash
+        right = self.md5 is not None and self._digest(self.md5) == base.content
+        by_sha256 = entry.sha256 is not None and entry.synced_hash == entry.sha256
+        if self._digest(entry.synced_hash) == base.content or (right and by_sha256):
+            return entry.synced_hash
+        if right or Noted.HASH not in entry.writable:
+            return self.md5
+        read = self.facts is not None and not isinstance(self.facts, FileFacts)
+        if read or (isinstance(self.facts, FileFacts) and self.facts.md5 is not None):
+            return entry.synced_hash
+        return AskFile(self._attachment, hashed=True)
+
+    def _in_place(
+        self,
+        file: str,
+        rule: str,
+        reason: str,
+        *,
+        word: Word | None,
+        message: str | None,
+        md5: str | Question | None = None,
+    ) -> Plan | Question:
+        if md5 is not None and not isinstance(md5, str):
+            return md5
+        entry, found = self.entry, self.found
+        wanted = entry.wanted - self._missing
+        here = found.collections_of(file)
+        joining = [Attach(file, place) for place in sorted(wanted - here)]
+        leaving = [Detach(file, place) for place in sorted(here - entry.wanted - entry.on_hold)]
+        replaced = [
+            Detach(old, place)
+            for old in sorted(self.files - {file})
+            for place in sorted(found.collections_of(old) - entry.on_hold)
+        ]
+        base = self._base_around(file)
+        cleared = [
+            retired
+            for retired in base.retired
+            if not found.collections_of(retired.file_id) & entry.on_hold
+        ]
+        doomed = [r.file_id for r in cleared if r.ours and r.file_id in found.files]
+        if (leaving or replaced or doomed) and self.sight.sharers is None:
+            return AskSharers(tuple(sorted(self.files)))
+        places = wanted | (here & entry.on_hold)
+        values: dict[Noted, str | tuple[str, ...] | None] = {
+            Noted.FILE: file,
+            Noted.COLLECTIONS: tuple(sorted(places)),
+        }
+        if md5 is not None:
+            values[Noted.HASH] = md5
+        noting = _noted(entry, values, word, message)
+        actions: tuple[Action, ...] = (
+            *joining,
+            *_not_shared([*replaced, *leaving], self.sight),
+            *noting,
+            *(DeleteFile(old) for old in doomed if not _shared(old, self.sight)),
+        )
+        after = base.model_copy(
+            update={
+                "collections": tuple(sorted(places)),
+                "retired": tuple(r for r in base.retired if r not in cleared),
+            }
+        )
+        before = base.model_copy(
+            update={"collections": _names(base.collections, entry.collections, places)}
+        )
+        if not rule:
+            rule, reason = self._why_in_place(joining, leaving, replaced, noting, doomed)
+        return Plan(rule, reason, before, actions, after, self._rejection())
+
+    def _why_in_place(
+        self,
+        joining: list[Attach],
+        leaving: list[Detach],
+        replaced: list[Detach],
+        noting: tuple[WriteBack, ...],
+        doomed: list[str],
+    ) -> tuple[str, str]:
+        if replaced or doomed:
+            return "row 7: other bytes", "an earlier file of it is to be cleared away"
+        if joining and leaving:
+            return "row 8 and 9: collections", "it is wanted elsewhere than it is"
+        if joining:
+            return "row 8: collections added", "it is wanted where it is not yet"
+        if leaving:
+            return "row 9: collections left", "it is where it is not wanted any more"
+        if self.entry.fresh and noting:
+            return "row 6: same bytes", "told as new or changed, but the bytes are the same"
+        if noting:
+            return "row 5: in line", "it is in line at xAI, the record does not say so"
+        if self.sight.base is None:
+            return "row 5: adopted", "both sides agree already, as somebody before us left them"
+        return "row 5: in line", "already in line"
+
+    def _unwanted(self, rule: str, reason: str) -> Plan | Question:
+        """Take every file of the document out of every collection that is not on hold."""
+        entry, found, base = self.entry, self.found, self._base()
+        leaving = [
+            Detach(file, place)
+            for file, place in sorted(found.attached)
+            if place not in entry.on_hold
+        ]
+        held = {file for file, place in found.attached if place in entry.on_hold}
+        ours = {r.file_id for r in base.retired if r.ours}
+        if self.policy.delete_files and base.ours and base.file_id is not None:
+            ours.add(base.file_id)
+        doomed = sorted((ours & found.files) - held)
+        if (leaving or doomed) and self.sight.sharers is None:
+            return AskSharers(tuple(sorted(self.files)))
+        dropped = base.file_id in doomed or (
+            base.file_id is not None and base.file_id not in found.files
+        )
+        places = tuple(
+            sorted(
+                place
+                for file, place in found.attached
+                if place in entry.on_hold and file == base.file_id
+            )
+        )
+        values: dict[Noted, str | tuple[str, ...] | None] = {Noted.COLLECTIONS: places}
+        if dropped:
+            values |= {Noted.FILE: None, Noted.HASH: None}
+        after = base.model_copy(
+            update={
+                "collections": places,
+                "retired": tuple(r for r in base.retired if r.file_id in held),
+            }
+            | ({"file_id": None, "ours": False, "content": None} if dropped else {})
+        )
+        actions: tuple[Action, ...] = (
+            *_not_shared(leaving, self.sight),
+            *_noted(entry, values, self._word(Word.UNWANTED), None),
+            *(DeleteFile(file) for file in doomed if not _shared(file, self.sight)),
+        )
+        before = base.model_copy(
+            update={"collections": _names(base.collections, entry.collections)}
+        )
+        return Plan(rule, reason, before, actions, after)
+
+    # The base and the record -----------------------------------------------------------------
+
+    def _base(self) -> DocumentBase:
+        """Return the base, or one that knows no more than the record tells."""
+        base, entry = self.sight.base, self.entry
+        key_id = self.policy.digester.key_id
+        if base is None:
+            known = self.md5 is not None and entry.synced_as(self.md5)
+            return DocumentBase(
+                key_id=key_id,
+                written_at=self.sight.now,
+                file_id=entry.xai_id,
+                attachment_id=entry.attachment_id if known else None,
+                content=self._digest(self.md5) if known else None,
+                recorded=self._digest(entry.md5) if known else None,
+                collections=tuple(sorted(entry.collections)),
+            )
+        if not base.comparable(key_id):
+            forgotten = {"content": None, "recorded": None}
+            base = base.model_copy(update={"key_id": key_id, "normaliser": NORMALISER, **forgotten})
+        if entry.xai_id is None or entry.xai_id == base.file_id:
+            return base
+        if any(retired.file_id == entry.xai_id for retired in base.retired):
+            return base
+        # A file that somebody else noted: it is not ours, but it is to leave the collections.
+        strange = Retired(file_id=entry.xai_id, ours=False)
+        return base.model_copy(update={"retired": (*base.retired, strange)})
+
+    def _base_around(self, file: str) -> DocumentBase:
+        """Return the base with `file` as the document's file and current digests."""
+        base, entry = self._base(), self.entry
+        ours = base.ours
+        if base.file_id != file:
+            ours = any(r.ours for r in base.retired if r.file_id == file)
+            base = base.retiring(file)
+        retired = tuple(r for r in base.retired if r.file_id != file)
+        current = base.file_id == file and self._knows_content(base)
+        if current and not self._unchanged_since(base):
+            # The earlier version of a file that cannot be uploaded: the base goes on telling of it.
+            return base.model_copy(update={"retired": retired})
+        known = None
+        if current:
+            known = base.content
+        elif self.md5 is not None and entry.synced_as(self.md5):
+            known = self._digest(self.md5)
+        return base.model_copy(
+            update={
+                "file_id": file,
+                "ours": ours,
+                "attachment_id": entry.attachment_id if known else None,
+                "content": known,
+                "recorded": self._digest(entry.md5) if known else None,
+                "retired": retired,
+            }
+        )
+
+    def _word(self, word: Word) -> Word | None:
+        """Return the status to write: only where a person waits for one, or ours is outdated."""
+        return word if self.entry.fresh or self.entry.says in _VERDICTS else None
+
+    def _plan(
+        self,
+        rule: str,
+        reason: str,
+        actions: tuple[WriteBack, ...],
+        base: DocumentBase | None,
+        ending: Rejected | None = None,
+    ) -> Plan:
+        return Plan(rule, reason, base, actions, base, ending)
+
+
+def _names(*groups: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({name for group in groups for name in group}))
+
+
+def _noted(
+    entry: Entry,
+    values: dict[Noted, str | tuple[str, ...] | None],
+    word: Word | None,
+    message: str | None,
+) -> tuple[WriteBack, ...]:
+    """Return the write-back of what differs from the record; empty when nothing does."""
+    now: dict[Noted, str | tuple[str, ...] | None] = {
+        Noted.FILE: entry.xai_id,
+        Noted.COLLECTIONS: tuple(sorted(entry.collections)),
+        Noted.HASH: entry.synced_hash,
+        Noted.MESSAGE: entry.message,
+    }
+    wanted = {**values} if message is None else {**values, Noted.MESSAGE: message}
+    differing: list[tuple[Noted, str | tuple[str, ...] | Word | None]] = [
+        (what, value)
+        for what, value in wanted.items()
+        if what in entry.writable and value != now[what]
+    ]
+    if word is not None and word not in entry.words and Noted.STATUS in entry.writable:
+        differing.append((Noted.STATUS, word))
+    # An old message goes with the next thing written; alone it is not worth a write.
+    if (
+        differing
+        and message is None
+        and entry.message is not None
+        and Noted.MESSAGE in entry.writable
+    ):
+        differing.append((Noted.MESSAGE, None))
+    return (WriteBack(tuple(differing)),) if differing else ()

@@ -132,3 +132,32 @@ class Quarantined(Event):
     def entity(self) -> str:
         """Quarantine entries are their own kind."""
         return "quarantine"
+
+
+class QuarantineResolved(Event):
+    """Somebody decided about a quarantine entry; it lies behind the entry on the same topic.
+
+    Attributes:
+        quarantine_id: which entry; a later entry of the same id is open again.
+        how: "reread" found it readable now, "ids" took the records an operator named, "dropped"
+            left it.
+        events: how many events that published.
+        by: who decided, as a name an operator understands.
+    """
+
+    type: ClassVar[str] = "bitbylaw.webhook.quarantine.resolved"
+
+    quarantine_id: str
+    how: Literal["reread", "ids", "dropped"]
+    events: int = 0
+    by: str = "operator"
+
+    @property
+    def key(self) -> str:
+        """The entry's id, so that it lies in the entry's partition."""
+        return self.quarantine_id
+
+    @property
+    def entity(self) -> str:
+        """Quarantine entries are their own kind."""
+        return "quarantine"

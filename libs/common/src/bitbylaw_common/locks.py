@@ -18,6 +18,12 @@ TTL_SECONDS = 30
 ASK_AGAIN_SECONDS = 2.0
 """While Redis is down it is asked this seldom, so that a silent one does not slow every run."""
 
+_TAKE = """
+local holder = redis.call('get', KEYS[1])
+if holder and string.sub(holder, 1, #ARGV[2]) ~= ARGV[2] then return 0 end
+redis.call('set', KEYS[1], ARGV[1], 'px', ARGV[3])
+return 1
+"""
 _RELEASE = """
 if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end
 return 0
@@ -32,11 +38,13 @@ class RedisLocks:
     """Locks under `sync_lock:{entity}:{id}`, each with a token only its holder knows.
 
     The consumer group alone keeps one record to one worker. These locks guard against actors
-    outside it, such as a script run by hand; so when Redis is down a run goes on without one.
+    outside it, such as a script run by hand; so when Redis is down a run goes on without one, and
+    a lock that a killed worker of the same service left behind is taken over at once: whoever owns
+    the partition now is the only one of the service who may work on the record.
 
     Args:
         redis: a client with a socket time-out.
-        service: named in metrics and in the one warning per outage.
+        service: whose workers share their locks; named in the one warning per outage.
     """
 
     def __init__(self, redis: Redis, *, service: str) -> None:
@@ -49,13 +57,18 @@ class RedisLocks:
     @asynccontextmanager
     async def hold(self, entity: str, entity_id: str) -> AsyncIterator[bool]:
         """Hold the lock for the length of the block; see `Locks.hold`."""
-        name, token = f"sync_lock:{entity}:{entity_id}", secrets.token_hex(16)
+        name = f"sync_lock:{entity}:{entity_id}"
+        token = f"{self._service}/{secrets.token_hex(16)}"
         if self._down and asyncio.get_running_loop().time() < self._ask_again:
             metrics.LOCK_STORE_DOWN.labels(entity).inc()
             yield True
             return
         try:
-            held = bool(await self._redis.set(name, token, nx=True, px=TTL_SECONDS * 1000))
+            held = bool(
+                await self._redis.eval(
+                    _TAKE, 1, name, token, f"{self._service}/", TTL_SECONDS * 1000
+                )
+            )
             self._answered()
         except (RedisError, OSError, TimeoutError) as down:
             metrics.LOCK_STORE_DOWN.labels(entity).inc()

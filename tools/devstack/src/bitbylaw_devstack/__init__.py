@@ -10,6 +10,7 @@ from bitbylaw_devstack.errors import (
 )
 from bitbylaw_devstack.install import default_cache_dir, install_kafka, missing_tools
 from bitbylaw_devstack.kafka import BROKER_SETTINGS, KafkaBroker, answers_as_kafka
+from bitbylaw_devstack.process import GuardedProcess, last_lines
 from bitbylaw_devstack.progress import Progress
 from bitbylaw_devstack.redis import RedisServer
 from bitbylaw_devstack.stack import Description, ServerDescription, Stack
@@ -19,6 +20,7 @@ __all__ = [
     "Description",
     "DevstackError",
     "DownloadError",
+    "GuardedProcess",
     "KafkaBroker",
     "MissingToolError",
     "Progress",
@@ -31,5 +33,6 @@ __all__ = [
     "answers_as_kafka",
     "default_cache_dir",
     "install_kafka",
+    "last_lines",
     "missing_tools",
 ]

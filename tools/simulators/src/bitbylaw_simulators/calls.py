@@ -20,11 +20,13 @@ class Effect:
         name: what kind: "upload", "attach", "update".
         target: at what: "CDokumente/65f0...", "collection_.../file_...".
         changed: the attributes whose value became another one.
+        content: SHA-256 of the bytes that an upload brought.
     """
 
     name: str
     target: str
     changed: tuple[str, ...] = ()
+    content: str | None = None
 
 
 @dataclass(slots=True)
@@ -42,6 +44,8 @@ class Call:
         effect: the name of what it changed, None when it changed nothing.
         target: what it was changed at.
         changed: attributes whose value became another one.
+        content: SHA-256 of the bytes that an upload brought, so that equal uploads are counted
+            though their requests differ.
         fault: kinds of the planned faults that struck, None when none did.
     """
 
@@ -55,6 +59,7 @@ class Call:
     effect: str | None = None
     target: str | None = None
     changed: tuple[str, ...] = ()
+    content: str | None = None
     fault: str | None = None
 
 
@@ -92,6 +97,7 @@ class RequestLog:
     def happened(self, call: Call, effect: Effect) -> None:
         """Note the call's effect and log it."""
         call.effect, call.target, call.changed = effect.name, effect.target, effect.changed
+        call.content = effect.content
         self._log(call)
 
     def answered(self, call: Call, status: int | None) -> None:
@@ -118,7 +124,7 @@ class RequestLog:
     def effects(self, name: str | None = None) -> list[Effect]:
         """Return what calls changed, in order; only effects called `name` where it is given."""
         return [
-            Effect(call.effect, call.target or "", call.changed)
+            Effect(call.effect, call.target or "", call.changed, call.content)
             for call in self._calls
             if call.effect is not None and name in {None, call.effect}
         ]

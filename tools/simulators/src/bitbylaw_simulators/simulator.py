@@ -70,11 +70,18 @@ class Simulator(ABC):
         """Return what calls changed, in order; only effects called `name` where it is given."""
         return self.requests.effects(name)
 
-    def did(self, call: Call | None, name: str, target: str, changed: Sequence[str] = ()) -> None:
+    def did(
+        self,
+        call: Call | None,
+        name: str,
+        target: str,
+        changed: Sequence[str] = (),
+        content: str | None = None,
+    ) -> None:
         """Note that something changed, and by which call; None stands for a person's hand."""
         self.changes += 1
         if call is not None:
-            self.requests.happened(call, Effect(name, target, tuple(changed)))
+            self.requests.happened(call, Effect(name, target, tuple(changed), content))
 
     @abstractmethod
     def operation(self, request: SimRequest) -> str:

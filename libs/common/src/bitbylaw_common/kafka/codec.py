@@ -1,6 +1,5 @@
 """Events to records and back (pure): CloudEvents 1.0 in binary mode, JSON values."""
 
-import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,11 +73,13 @@ def encode(
     }
     if traceparent:
         ours["traceparent"] = traceparent
-    body = event.model_dump(mode="json", exclude_none=True) | {"v": event.version}
+    # Written by pydantic in one go: a quarantined body of 16 MiB would block the loop for tenths of
+    # a second on its way through a dict.
+    body = event.model_dump_json(exclude_none=True).encode()
     return Outgoing(
         topic.name,
         event.key.encode(),
-        json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(),
+        b'{"v":%d,' % event.version + body[1:],
         {**(headers or {}), **ours},
     )
 

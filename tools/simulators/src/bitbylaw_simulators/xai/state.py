@@ -323,7 +323,7 @@ class Xai(Simulator):
         kind = part.content_type or "application/octet-stream"
         file = self._store(part.filename, kind, stored.sha256, ask.marks)
         file.expires_at = expires
-        self.did(ask.call, "upload", file.id)
+        self.did(ask.call, "upload", file.id, content=file.sha256)
         return json_answer(self._file_json(file))
 
     def _expiry(self, given: list[bytes], form: Sequence[Part]) -> datetime | None:

@@ -529,3 +529,14 @@ def test_a_file_is_recognised_by_letters_digits_and_size() -> None:
     assert not resembles(Uploaded("f", "Klage.pdf", 3), PENDING, DIGESTER)
     assert not resembles(Uploaded("f", "Antrag.pdf", 2), PENDING, DIGESTER)
     assert not resembles(Uploaded("f", "Klage.pdf", 2), PENDING, Digester(b"x" * 16))
+
+
+def test_a_document_wanted_again_says_so_with_the_next_thing_written_and_not_alone() -> None:
+    unwanted = synced(says=Word.UNWANTED, words=frozenset({Word.UNWANTED}))
+    again = plan(sight(replace(unwanted, collections=frozenset()), base(), found()), POLICY)
+    assert isinstance(again, Plan)
+    assert noted(again)[Noted.STATUS] is Word.SYNCED
+
+    in_line = plan(sight(unwanted, base(), found("f1 A")), POLICY)
+    assert isinstance(in_line, Plan)
+    assert in_line.actions == ()

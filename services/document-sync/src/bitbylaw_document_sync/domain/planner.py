@@ -445,7 +445,7 @@ class _Case:
         }
         if md5 is not None:
             values[Noted.HASH] = md5
-        noting = _noted(entry, values, word, message)
+        noting = _noted(entry, values, word, message, wanted_again=bool(places))
         actions: tuple[Action, ...] = (
             *joining,
             *_not_shared([*replaced, *leaving], self.sight),
@@ -614,8 +614,15 @@ def _noted(
     values: dict[Noted, str | tuple[str, ...] | None],
     word: Word | None,
     message: str | None,
+    *,
+    wanted_again: bool = False,
 ) -> tuple[WriteBack, ...]:
-    """Return the write-back of what differs from the record; empty when nothing does."""
+    """Return the write-back of what differs from the record; empty when nothing does.
+
+    Args:
+        wanted_again: the document lies in a collection; a status that says it does not belong in
+            any is corrected with the next thing written, and alone is not worth a write.
+    """
     now: dict[Noted, str | tuple[str, ...] | None] = {
         Noted.FILE: entry.xai_id,
         Noted.COLLECTIONS: tuple(sorted(entry.collections)),
@@ -628,6 +635,8 @@ def _noted(
         for what, value in wanted.items()
         if what in entry.writable and value != now[what]
     ]
+    if word is None and differing and wanted_again and entry.says is Word.UNWANTED:
+        word = Word.SYNCED
     if word is not None and word not in entry.words and Noted.STATUS in entry.writable:
         differing.append((Noted.STATUS, word))
     # An old message goes with the next thing written; alone it is not worth a write.

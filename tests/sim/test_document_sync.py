@@ -1,10 +1,13 @@
 """The document sync whole: webhooks, log, clients, and both other sides as simulators."""
 
+import io
+import sys
 import unicodedata
+from collections.abc import Iterator
 
 import pytest
 
-from bitbylaw_common import topics
+from bitbylaw_common import logs, topics
 from bitbylaw_simulators.espocrm import EspoQuirks
 from bitbylaw_simulators.xai import XaiQuirks
 from world import World
@@ -294,8 +297,17 @@ async def test_xai_43_replay_of_a_hundred_documents_reads_only(world: World) -> 
     assert len(world.xai.requests) - calls == 200  # the file, and its place in the collection
 
 
+@pytest.fixture
+def lines() -> Iterator[io.StringIO]:
+    """Everything that is logged, down to debug."""
+    stream = io.StringIO()
+    logs.configure("json", "debug", stream)
+    yield stream
+    logs.configure("json", "warning", sys.stderr)
+
+
 async def test_no_name_and_no_byte_of_a_document_is_written_anywhere(
-    world: World, capfd: pytest.CaptureFixture[str]
+    lines: io.StringIO, world: World
 ) -> None:
     akte = world.add_collection("akte-1")
     names = ("Mandant Zwiebelfisch.pdf", "Zwiebelfisch gegen Ohrwurm.exe", "Zwiebelfisch.txt")
@@ -313,9 +325,8 @@ async def test_no_name_and_no_byte_of_a_document_is_written_anywhere(
     for record in told:
         assert b"Zwiebelfisch" not in (record.value or b"")
         assert not any("Zwiebelfisch" in text for text in record.headers.values())
-    written = capfd.readouterr()
-    assert "run ended" in written.out + written.err
-    assert "Zwiebelfisch" not in written.out + written.err
+    assert "run ended" in lines.getvalue()
+    assert "Zwiebelfisch" not in lines.getvalue()
 
 
 async def test_the_journal_tells_what_was_decided_and_done(world: World) -> None:

@@ -62,7 +62,7 @@ check-locks: $(STAMP)
 	$(BIN)/python .ci/lock.py check
 
 check-tests: $(STAMP)
-	$(BIN)/pytest -q -m "not kafka and not slow" tests/unit tests/sim
+	$(BIN)/pytest -q -n 2 -m "not kafka and not slow" tests/unit tests/sim
 
 # -- installation
 

@@ -1,6 +1,7 @@
 """A log in memory that the commands open instead of Kafka, and the commands over it."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -8,8 +9,7 @@ from typing import Any
 
 import pytest
 import typer
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from bitbylaw_cli.commands import dlq, quarantine, tail, topics, waiting, why
 from bitbylaw_common.events import Event
@@ -100,9 +100,7 @@ async def _append(log: MemoryLog, record: Outgoing) -> None:
     await log.append([record])
 
 
-def entry(
-    entity_id: str, *, due: timedelta = timedelta(minutes=5), **given: Any
-) -> ScheduleEntry:
+def entry(entity_id: str, *, due: timedelta = timedelta(minutes=5), **given: Any) -> ScheduleEntry:
     """Return a schedule entry of a document."""
     fields: dict[str, Any] = {
         "step": STEP,
@@ -135,7 +133,9 @@ def letter(entity_id: str, **given: Any) -> DeadLetter:
         "run_id": f"run-{entity_id}",
         "carried": Carried(
             topic="vmh.document.update",
-            value='{"entity_type":"CDokumente","entity_id":"%s","action":"update"}' % entity_id,
+            value=json.dumps(
+                {"entity_type": "CDokumente", "entity_id": entity_id, "action": "update"}
+            ),
         ),
     }
     return DeadLetter(**fields | given)

@@ -1,0 +1,36 @@
+"""The command `bbl`: one typer app over an explicit list of nouns."""
+
+import logging
+
+import typer
+
+from bitbylaw_cli.commands import demo, dlq, quarantine, tail, topics, up, waiting, why
+from bitbylaw_common.logs import configure
+
+COMMANDS = (up, demo, why, waiting, dlq, quarantine, topics, tail)
+"""What `bbl --help` lists, in this order."""
+
+
+def build() -> typer.Typer:
+    """Return the command with everything it can do."""
+    cli = typer.Typer(
+        name="bbl",
+        help="BitByLaw for operators and developers: run it, look into it, put it right.",
+        epilog="Exit codes: 0 all well, 1 a finding, 2 wrong usage or settings, "
+        "3 a system cannot be reached, 4 refused.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for noun in COMMANDS:
+        noun.register(cli)
+    return cli
+
+
+def main() -> None:
+    """Run the command that was typed."""
+    # what goes wrong is told by the command itself, in one line; a library's lines would hide it
+    configure("console", "error")
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    build()()

@@ -17,8 +17,9 @@ _FIELDS = (
     ("month", 1, 12),
     ("weekday", 0, 7),
 )
-_HORIZON_DAYS = 366 * 8 + 2
-"""The 29th of February can be eight years away (1896 to 1904)."""
+_HORIZON_DAYS = 366 * 40
+"""The 29th of February that is a certain weekday can be forty years away (2280 to 2320), the 31st
+of December that is a Sunday eleven."""
 
 
 def _values(text: str, name: str, low: int, high: int) -> frozenset[int]:

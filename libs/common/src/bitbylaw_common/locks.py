@@ -20,8 +20,12 @@ ASK_AGAIN_SECONDS = 2.0
 
 _TAKE = """
 local holder = redis.call('get', KEYS[1])
-if holder and string.sub(holder, 1, #ARGV[2]) ~= ARGV[2] then return 0 end
-redis.call('set', KEYS[1], ARGV[1], 'px', ARGV[3])
+if holder then
+    local of_group = string.sub(holder, 1, #ARGV[2]) == ARGV[2]
+    local of_process = string.sub(holder, 1, #ARGV[3]) == ARGV[3]
+    if of_process or not of_group then return 0 end
+end
+redis.call('set', KEYS[1], ARGV[1], 'px', ARGV[4])
 return 1
 """
 _RELEASE = """
@@ -38,9 +42,10 @@ class RedisLocks:
     """Locks under `sync_lock:{entity}:{id}`, each with a token only its holder knows.
 
     The consumer group alone keeps one record to one worker. These locks guard against actors
-    outside it, such as a script run by hand; so when Redis is down a run goes on without one, and
-    a lock that a killed worker of the same service left behind is taken over at once: whoever owns
-    the partition now is the only one of the service who may work on the record.
+    outside it, such as a script run by hand, and keep two steps of one process apart; so when
+    Redis is down a run goes on without one, and a lock that another process of the same service
+    left behind, killed perhaps, is taken over at once: whoever owns the partition now is the only
+    one of the service who may work on the record.
 
     Args:
         redis: a client with a socket time-out.
@@ -49,7 +54,8 @@ class RedisLocks:
 
     def __init__(self, redis: Redis, *, service: str) -> None:
         self._redis = redis
-        self._service = service
+        self._group = f"{service}/"
+        self._process = f"{service}/{secrets.token_hex(8)}/"
         self._down = False
         self._ask_again = 0.0
         self._logger = step_logger(service=service)
@@ -58,7 +64,7 @@ class RedisLocks:
     async def hold(self, entity: str, entity_id: str) -> AsyncIterator[bool]:
         """Hold the lock for the length of the block; see `Locks.hold`."""
         name = f"sync_lock:{entity}:{entity_id}"
-        token = f"{self._service}/{secrets.token_hex(16)}"
+        token = f"{self._process}{secrets.token_hex(16)}"
         if self._down and asyncio.get_running_loop().time() < self._ask_again:
             metrics.LOCK_STORE_DOWN.labels(entity).inc()
             yield True
@@ -66,7 +72,7 @@ class RedisLocks:
         try:
             held = bool(
                 await self._redis.eval(
-                    _TAKE, 1, name, token, f"{self._service}/", TTL_SECONDS * 1000
+                    _TAKE, 1, name, token, self._group, self._process, TTL_SECONDS * 1000
                 )
             )
             self._answered()

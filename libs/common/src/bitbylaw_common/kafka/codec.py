@@ -75,11 +75,12 @@ def encode(
         ours["traceparent"] = traceparent
     # Written by pydantic in one go: a quarantined body of 16 MiB would block the loop for tenths of
     # a second on its way through a dict.
-    body = event.model_dump_json(exclude_none=True).encode()
+    # An event that was read carries its record's "v" among the fields kept; ours takes its place.
+    body = event.model_dump_json(exclude_none=True, exclude={"v"}).encode()
     return Outgoing(
         topic.name,
         event.key.encode(),
-        b'{"v":%d,' % event.version + body[1:],
+        b'{"v":%d' % event.version + (b"," if body != b"{}" else b"") + body[1:],
         {**(headers or {}), **ours},
     )
 

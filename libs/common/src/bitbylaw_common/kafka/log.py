@@ -124,6 +124,8 @@ class KafkaLog:
             LogUnavailableError: too much waits already (nothing was sent), or it was not
                 acknowledged in time (each may be stored, now or when the broker is back).
         """
+        if not records:
+            return []
         if self._producer is None:
             await self.connected(self._acknowledge_seconds)
         size = sum(len(record.key) + len(record.value or b"") for record in records)
@@ -131,7 +133,7 @@ class KafkaLog:
             metrics.KAFKA_APPEND_FAILURES.labels("refused").inc()
             raise LogUnavailableError(f"{self._waiting} bytes wait for Kafka already")
         started = asyncio.get_running_loop().time()
-        sends = [asyncio.ensure_future(self._send(record)) for record in records]
+        sends = [self._sending(record) for record in records]
         # wait, not gather: what is given up here goes on in the background, and keeps counting
         # as waiting until the broker takes it.
         done, late = await asyncio.wait(sends, timeout=self._acknowledge_seconds)
@@ -145,25 +147,37 @@ class KafkaLog:
         metrics.KAFKA_APPEND_SECONDS.observe(asyncio.get_running_loop().time() - started)
         return [task.result() for task in sends]
 
+    def _sending(self, record: Outgoing) -> asyncio.Task[Position]:
+        """Begin to send."""
+        # It counts from now on, not from the task's turn: what is appended meanwhile must see it.
+        size = len(record.key) + len(record.value or b"")
+        self._wait_for(size)
+        task = asyncio.create_task(self._send(record))
+
+        def settled(ended: asyncio.Task[Position]) -> None:
+            self._wait_for(-size)
+            if not ended.cancelled():
+                ended.exception()  # looked at: whoever gave it up was told already
+
+        task.add_done_callback(settled)
+        return task
+
+    def _wait_for(self, size: int) -> None:
+        self._waiting += size
+        metrics.KAFKA_BYTES_WAITING.set(self._waiting)
+
     async def _send(self, record: Outgoing) -> Position:
         producer = self._producer
         if producer is None:
             raise LogUnavailableError("the connection to Kafka is not open")
         partition = partition_of(record.key) if record.partition is None else record.partition
-        size = len(record.key) + len(record.value or b"")
-        self._waiting += size
-        metrics.KAFKA_BYTES_WAITING.set(self._waiting)
-        try:
-            stored = await producer.send_and_wait(
-                record.topic,
-                record.value,
-                key=record.key,
-                partition=partition,
-                headers=[(name, value.encode()) for name, value in record.headers.items()],
-            )
-        finally:
-            self._waiting -= size
-            metrics.KAFKA_BYTES_WAITING.set(self._waiting)
+        stored = await producer.send_and_wait(
+            record.topic,
+            record.value,
+            key=record.key,
+            partition=partition,
+            headers=[(name, value.encode()) for name, value in record.headers.items()],
+        )
         return Position(stored.topic, stored.partition, stored.offset)
 
     async def read(self, starts: Mapping[tuple[str, int], int]) -> AsyncIterator[Record]:

@@ -183,6 +183,7 @@ async def hosting(
                 instance=runtime.instance,
                 drain_seconds=runtime.drain_seconds,
             )
+            opened.push_async_callback(hosted.consumer.close)
             starting.append(hosted)
         http = await opened.enter_async_context(
             HttpHost(

@@ -260,7 +260,14 @@ class Pipeline(Generic[D]):
         with tracing.use(run.trace):
             run.logger.info("run started", attempt=run.chain.attempt + 1, answers=work.answers)
             outcome, bug = await self._outcome(step, work, run)
-            verdict = self._verdict(outcome, run, bug=bug)
+            try:
+                verdict = self._verdict(outcome, run, bug=bug)
+            except (AssertionError, OverflowError, TypeError) as unfit:
+                # Raised further it would end the process, again and again: one step's mistake
+                # would hold up every record.
+                run.logger.error("a handler answered what nothing can be made of", exc_info=unfit)
+                unusable = Retry("the handler's answer is unusable; see the log", error="Bug")
+                verdict = self._verdict(unusable, run, bug=True)
             await self._settle_run(step, work, run, verdict)
 
     def _verdict(self, outcome: Outcome, run: Run[D], *, bug: bool) -> Verdict:

@@ -1,15 +1,21 @@
 """What is due later, one entry per key, kept in `{service}.schedule` (pure)."""
 
 import heapq
-from datetime import datetime
-from typing import Literal, Self
+from datetime import UTC, datetime
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from bitbylaw_common.errors import DecodeError
 from bitbylaw_common.runtime.lanes import LaneKey
 
 Kind = Literal["retry", "wait", "tick"]
+
+
+def _in_utc(instant: datetime) -> datetime:
+    # Two instants of one zone compare by the clock on the wall: in the hour that comes twice the
+    # later would look like the earlier.
+    return instant.astimezone(UTC)
 
 
 class Carried(BaseModel):
@@ -44,7 +50,7 @@ class ScheduleEntry(BaseModel):
     step: str
     entity: str
     entity_id: str
-    due: datetime
+    due: Annotated[datetime, AfterValidator(_in_utc)]
     kind: Kind
     attempt: int = 0
     chain: str = ""

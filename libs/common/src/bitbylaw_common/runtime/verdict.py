@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, assert_never
 
 from bitbylaw_common.errors import (
     Conflict,
@@ -94,6 +94,10 @@ def judge(
         chain: before this run.
         bug: the handler raised something that is no `OutsideError`.
         unchanged: the answer is the `Skipped` of `ctx.saw`: the pending attempt stays.
+
+    Raises:
+        AssertionError, OverflowError, TypeError: the handler's answer is no outcome, or names an
+            instant that cannot be.
     """
     match outcome:
         case Done(summary):
@@ -134,3 +138,5 @@ def judge(
         case Rejected(reason, error):
             last = replace(chain, attempt=chain.attempt + 1)
             return Verdict("rejected", reason, last, error=error, death="rejected")
+        case _:
+            assert_never(outcome)

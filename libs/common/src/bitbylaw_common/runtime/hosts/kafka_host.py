@@ -101,6 +101,10 @@ class KafkaHost(Generic[D]):
             await self._consumer.stop()
             self.worker.forget(tuple(self.worker.partitions))
 
+    async def close(self) -> None:
+        """Let go of what it holds, also when it never ran; after `run` nothing is left to do."""
+        await self._consumer.stop()
+
     async def _round(self) -> None:
         self._moved = self._clock.monotonic()
         self._consumer.pause(on=self.worker.full)

@@ -60,6 +60,11 @@ def key(entity_id: str) -> str:
     return f"sync_lock:{ENTITY}:{entity_id}"
 
 
+def _text(value: bytes | str | None) -> str:
+    assert isinstance(value, bytes)
+    return value.decode()
+
+
 def without() -> float:
     """How many runs had to do without their lock."""
     return metrics.value("bitbylaw_lock_store_down_total", entity=ENTITY)
@@ -83,8 +88,9 @@ async def test_a_lock_is_held_for_the_block_and_busy_for_everybody_else(
     ours, theirs = RedisLocks(redis, service="a"), RedisLocks(redis, service="ab")
     async with ours.hold(ENTITY, entity_id) as held:
         assert held
-        async with theirs.hold(ENTITY, entity_id) as second:
-            assert second is False
+        for busy in (theirs, ours):  # another service, and another step of this process
+            async with busy.hold(ENTITY, entity_id) as second:
+                assert second is False
         assert await redis.exists(key(entity_id)), "who was refused must not free it"
     assert not await redis.exists(key(entity_id))
     async with theirs.hold(ENTITY, entity_id) as held:
@@ -116,7 +122,7 @@ async def test_a_lock_that_a_dead_worker_left_goes_to_its_service_s_next_at_once
             token = await redis.get(key(entity_id))
             assert token != left
             # it was not dead but late: what it does now takes nothing from the new holder
-            await dead._release(key(entity_id), left.decode())
+            await dead._release(key(entity_id), _text(left))
             assert await redis.get(key(entity_id)) == token
     assert not await redis.exists(key(entity_id))
 

@@ -15,14 +15,11 @@ OUTCOMES = "Done | Skipped | Wait | Retry | Rejected"
 LOOK = f"Callable[[EntityChanged, Context[Ours]], Coroutine[Any, Any, {OUTCOMES}]]"
 
 
-def unfit(given: str, wanted: str) -> str:
-    return f'error: Argument 1 has incompatible type "{given}"; expected "{wanted}"  [arg-type]'
+def unfit(given: str, wanted: str, argument: str = "Argument 1") -> str:
+    return f'error: {argument} has incompatible type "{given}"; expected "{wanted}"  [arg-type]'
 
 
-MIXED = (
-    'error: Argument "triggers" to "step" has incompatible type "list[object]"; '
-    'expected "Sequence[Trigger[Never, Never]]"  [arg-type]'
-)
+MIXED = unfit("list[object]", "Sequence[Trigger[Never, Never]]", 'Argument "triggers" to "step"')
 EXPECTED = {
     "    await ctx.enqueue(REQUESTS, event)": [
         'error: Cannot infer value of type parameter "E" of "enqueue" of "Context"  [misc]'
@@ -58,9 +55,11 @@ EXPECTED = {
         )
     ],
     "an_app_that_opens_another_service_s_deps": [
-        'error: Argument 3 to "App" has incompatible type "Callable[[Mapping[str, str]], '
-        '_AsyncGeneratorContextManager[Theirs, None]]"; expected "Callable[[Mapping[str, str]], '
-        'AbstractAsyncContextManager[Ours, bool | None]]"  [arg-type]'
+        unfit(
+            "Callable[[Mapping[str, str]], _AsyncGeneratorContextManager[Theirs, None]]",
+            "Callable[[Mapping[str, str]], AbstractAsyncContextManager[Ours, bool | None]]",
+            'Argument 3 to "App"',
+        )
     ],
 }
 """How the refused lines begin, in the order of the file, and all that mypy says of each."""

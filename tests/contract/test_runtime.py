@@ -65,9 +65,10 @@ async def test_a_slow_thing_holds_up_no_other(host: Harness) -> None:
 
 async def test_what_was_finished_does_not_run_again_after_a_clean_stop(host: Harness) -> None:
     later = host.thing("later")
-    for number in range(5):
-        await host.publish(ORDERED, ThingChanged(thing=host.thing(f"t{number}")))
-    await host.until(lambda: len(host.ledger.ended) == 5)
+    things = [host.thing(f"t{number}") for number in range(5)]
+    for thing in things:
+        await host.publish(ORDERED, ThingChanged(thing=thing))
+    await host.until(lambda: all(host.journal(thing) for thing in things))
     await host.restart()
     await host.publish(ORDERED, ThingChanged(thing=later))
     await host.until(lambda: (later, 0) in host.ledger.ended)

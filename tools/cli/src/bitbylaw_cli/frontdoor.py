@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from yarl import URL
 
 from bitbylaw_cli.output import CommandError, Exit
 from bitbylaw_common.runtime.app import App
@@ -84,10 +85,10 @@ class FrontDoor:
         timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS, connect=_CONNECT_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
             self._session = session
-            runner = web.AppRunner(app, access_log=None)
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
             await runner.setup()
             try:
-                site = web.TCPSite(runner, host, port, shutdown_timeout=2)
+                site = web.TCPSite(runner, host, port)
                 try:
                     await site.start()
                 except OSError:
@@ -127,7 +128,7 @@ class FrontDoor:
         try:
             async with session.request(
                 request.method,
-                f"{self._addresses[service]}{request.raw_path}",
+                URL(f"{self._addresses[service]}{request.raw_path}", encoded=True),
                 headers=_headers(request.headers, length=has_body),
                 data=request.content.iter_chunked(_PIECE_BYTES) if has_body else None,
                 allow_redirects=False,

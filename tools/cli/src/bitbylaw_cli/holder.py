@@ -78,5 +78,8 @@ def _asked_lsof(port: int) -> Holder | None:
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
-    pid, command = re.search(r"^p(\d+)$", answer, re.MULTILINE), re.search(r"^c(.+)$", answer, re.MULTILINE)
+    pid, command = (
+        re.search(r"^p(\d+)$", answer, re.MULTILINE),
+        re.search(r"^c(.+)$", answer, re.MULTILINE),
+    )
     return Holder(int(pid[1]), command[1] if command else "unknown") if pid else None

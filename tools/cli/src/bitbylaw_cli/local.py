@@ -9,7 +9,6 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
@@ -146,6 +145,11 @@ class LocalSystem:
             raise RuntimeError("the local system does not run")
         return self._session
 
+    @property
+    def accepts_unsigned(self) -> bool:
+        """Whether ingest believes webhooks without a signature."""
+        return IngestSettings.from_env(self.env).webhooks.accepts_unsigned(HOST)
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator["LocalSystem"]:
         """Run everything for the length of the block; afterwards nothing of it is left.
@@ -165,6 +169,7 @@ class LocalSystem:
             async with AsyncExitStack() as opened:
                 self._session = await opened.enter_async_context(aiohttp.ClientSession())
                 await self._open_backends(opened, given)
+                self._put_logs_aside()
                 self.env = self._environment(given, port)
                 await self._open_log(opened)
                 opened.push_async_callback(self._stop_simulators)
@@ -250,7 +255,7 @@ class LocalSystem:
         given = read_env_file(self.options.env_file)
         DocumentSyncSettings.from_env(given)
         settings = IngestSettings.from_env(given)
-        settings.webhooks.accepts_unsigned(settings.runtime.http_host)
+        settings.webhooks.accepts_unsigned(HOST)
         return given
 
     def _environment(self, given: Mapping[str, str], port: int) -> dict[str, str]:
@@ -459,11 +464,16 @@ class LocalSystem:
 
     def _fresh_log(self, name: str) -> Path:
         log = self.logs_dir / f"{name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        if log.exists():
-            log.replace(log.with_name(f"{log.name}.1"))
         log.touch()
         return log
+
+    def _put_logs_aside(self) -> None:
+        """Let the logs of the run before end in `.1`, also of programs that do not run this time."""
+        self.logs_dir.mkdir(parents=True, exist_ok=True)
+        for name in ("services", "simulators", *(app.name for app in APPS)):
+            log = self.logs_dir / f"{name}.log"
+            if log.exists():
+                log.replace(log.with_name(f"{log.name}.1"))
 
     def _tell(self, progress: Progress) -> None:
         if progress.seconds is not None:

@@ -4,10 +4,36 @@ import logging
 
 import typer
 
-from bitbylaw_cli.commands import demo, dlq, quarantine, tail, topics, up, waiting, why
+from bitbylaw_cli.commands import (
+    demo,
+    dlq,
+    doctor,
+    env,
+    functions,
+    logs,
+    quarantine,
+    tail,
+    topics,
+    up,
+    waiting,
+    why,
+)
 from bitbylaw_common.logs import configure
 
-COMMANDS = (up, demo, why, waiting, dlq, quarantine, topics, tail)
+COMMANDS = (
+    up,
+    demo,
+    doctor,
+    why,
+    waiting,
+    dlq,
+    quarantine,
+    functions,
+    topics,
+    tail,
+    logs,
+    env,
+)
 """What `bbl --help` lists, in this order."""
 
 

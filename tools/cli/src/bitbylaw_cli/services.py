@@ -12,9 +12,9 @@ from typing import Any
 import aiohttp
 
 import bitbylaw_common
+from bitbylaw_cli.log_lines import ending
 from bitbylaw_cli.output import CommandError, Exit
 from bitbylaw_common.runtime.app import App
-from bitbylaw_cli.log_lines import ending
 from bitbylaw_devstack import GuardedProcess
 from bitbylaw_devstack.ports import free_port
 

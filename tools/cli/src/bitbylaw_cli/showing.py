@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from bitbylaw_cli.connection import STATE_DIR, StackFile, read_env_file
-from bitbylaw_cli.local import APPS, LocalSystem, Options, until_signalled
+from bitbylaw_cli.connection import StackFile, read_env_file
+from bitbylaw_cli.local import APPS, LocalSystem, Options
 from bitbylaw_cli.main_job import MainJob, announced_documents, job_table, watching
 from bitbylaw_cli.output import as_json, out, table
 from bitbylaw_cli.story import Story
@@ -122,6 +122,16 @@ class Showing:
     _job_over: bool = False
     _end_began: float | None = None
 
+    def begin(self, options: Options) -> None:
+        """Say what starts, and where its state is."""
+        how = "processes of their own" if options.processes else "this process"
+        kept = "kept" if options.keep else "begun anew"
+        self.console.print(
+            Text(
+                f"BitByLaw on this machine: services in {how}, state in {options.state_dir} {kept}"
+            )
+        )
+
     def stage(self, progress: Progress) -> None:
         """Show a stage: its beginning where it takes long, its end with its seconds."""
         if progress.seconds is not None:
@@ -134,12 +144,9 @@ class Showing:
         apart = system.download_seconds
         downloads = f", downloads of {apart:.1f} s apart" if apart else ""
         self.console.print(Text(f"Ready after {seconds:.1f} s{downloads}", style="bold"))
-        if system.env.get("INGEST_UNSIGNED") == "accept":
-            self.console.print(
-                Text(
-                    "Webhooks are accepted unsigned, from this machine only (INGEST_UNSIGNED=accept)."
-                )
-            )
+        if system.accepts_unsigned:
+            why = "INGEST_UNSIGNED=accept" if system.simulated else "no ESPOCRM_WEBHOOK_SECRETS"
+            self.console.print(f"Webhooks are accepted unsigned, from this machine only ({why}).")
         self.console.print()
 
     async def main_job(self, system: LocalSystem, story: Story, *, kept: bool) -> MainJob | None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -64,11 +63,14 @@ class KafkaLog:
             await asyncio.wait({self._connecting})
         producer, self._producer = self._producer, None
         if producer is not None:
-            # With the broker gone a flush would wait for ever; what is not acknowledged was
-            # reported as such to whoever appended it.
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(self._acknowledge_seconds):
                     await producer.stop()
+            except TimeoutError:
+                # With the broker gone a flush would wait for ever; what is not acknowledged was
+                # reported as such to whoever appended it.
+                await producer._sender.close()  # noqa: SLF001 - aiokafka has no stop without a flush
+                await producer.client.close()
 
     async def connected(self, seconds: float) -> None:
         """Return once a broker answered.

@@ -64,5 +64,6 @@ def up(
         guarded(lambda: show_plan(options, json=json))
         return
     showing = Showing(err() if json else out(), json=json)
+    showing.begin(options)
     run(until_signalled(serve(options, showing), showing.ending))
     showing.ended()

@@ -196,6 +196,7 @@ def _documents(quirks: EspoQuirks) -> EntityDef:
         "xaiId": _VARCHAR,
         "xaiCollections": Field("array"),
         "xaiSyncedHash": _VARCHAR,
+        "syncErrorMessage": Field("text", max_length=2000),
         "md5sum": _VARCHAR,
         "sha256": _VARCHAR,
         **({quirks.blake3_field: _VARCHAR} if quirks.blake3_field else {}),

@@ -1,0 +1,392 @@
+"""What `bbl doctor` checks: programs, settings, and everything outside that must answer."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+import aiohttp
+
+from bitbylaw_cli.connection import Environment, open_admin
+from bitbylaw_cli.output import CommandError
+from bitbylaw_common import topics
+from bitbylaw_common.clients.espocrm import EspoCRM
+from bitbylaw_common.clock import SystemClock
+from bitbylaw_common.errors import (
+    LogUnavailableError,
+    OutsideError,
+    SettingsError,
+    Transient,
+    Unauthorized,
+)
+from bitbylaw_common.http.aiohttp_transport import aiohttp_transport
+from bitbylaw_common.http.transport import Request, Response, Transport
+from bitbylaw_common.settings import (
+    EnvModel,
+    KafkaSettings,
+    RedisSettings,
+    RuntimeSettings,
+    misspelt,
+)
+from bitbylaw_devstack import default_cache_dir, missing_tools
+from bitbylaw_document_sync.settings import DocumentSyncSettings
+from bitbylaw_document_sync.xai import Xai
+from bitbylaw_ingest.settings import IngestSettings
+
+State = Literal["ok", "finding", "unknown"]
+
+CLOCK_SECONDS = 5.0
+"""How far a clock may be off, the second that a Date header leaves out included."""
+
+ASK_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the check-up.
+
+    Attributes:
+        state: "unknown" where it cannot be asked from here.
+        found: what was found, in words.
+        remedy: what to do; empty where nothing is to be done.
+    """
+
+    what: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkup:
+    """All checks, and where the environment came from."""
+
+    source: str
+    checks: tuple[Check, ...]
+
+    @property
+    def findings(self) -> int:
+        """How many checks found something."""
+        return sum(check.state == "finding" for check in self.checks)
+
+
+async def checkup(env: Environment) -> Checkup:
+    """Return the check-up of the environment's system; it writes nothing."""
+    wrong = {problem.name for problem in misspelt(env.values)}
+    # a name that nobody reads is told of, and keeps nothing else from being asked
+    read = Environment({n: v for n, v in env.values.items() if n not in wrong}, env.source)
+    outside = await asyncio.gather(
+        _kafka(read), _redis(read), _espocrm(read), _xai(read), _ingest(read)
+    )
+    return Checkup(
+        env.source,
+        (*_programs(), *_settings(env), *(check for checks in outside for check in checks)),
+    )
+
+
+# -- on this machine ------------------------------------------------------------------------------
+
+
+def _programs() -> Iterator[Check]:
+    missing = missing_tools(default_cache_dir())
+    for line in missing:
+        found, _, remedy = line.partition(": ")
+        yield Check("programs", "finding", found, remedy or "only `bbl up` and the tests need it")
+    if not missing:
+        yield Check("programs", "ok", "Java and what brings Kafka are there, for `bbl up`")
+
+
+_MODELS: tuple[type[EnvModel], ...] = (
+    RuntimeSettings,
+    KafkaSettings,
+    RedisSettings,
+    IngestSettings,
+    DocumentSyncSettings,
+)
+
+
+def _settings(env: Environment) -> Iterator[Check]:
+    told: dict[str, None] = {}
+    for model in _MODELS:
+        try:
+            model.from_env(env.values)
+        except SettingsError as unfit:
+            told |= dict.fromkeys(_problems(str(unfit)))
+    for problem in told:
+        found, _, remedy = problem.partition(": ")
+        yield Check("settings", "finding", found, remedy)
+    if told:
+        return
+    yield Check("settings", "ok", "all that the services read fits")
+    yield _unsigned(IngestSettings.from_env(env.values))
+
+
+def _problems(text: str) -> list[str]:
+    return [line.removeprefix("  - ") for line in text.splitlines() if line.startswith("  - ")]
+
+
+def _unsigned(settings: IngestSettings) -> Check:
+    try:
+        accepted = settings.accepts_unsigned
+    except SettingsError as unfit:
+        return Check("webhooks", "finding", *str(unfit).split(": ", 1))
+    if accepted:
+        return Check(
+            "webhooks",
+            "ok" if settings.runtime.loopback else "finding",
+            f"accepted without a signature, at {settings.runtime.http_host}",
+            "set ESPOCRM_WEBHOOK_SECRETS before anybody else can reach it",
+        )
+    count = len(settings.secrets)
+    if not count:
+        return Check(
+            "webhooks",
+            "finding",
+            "all are refused: none has a secret",
+            "set ESPOCRM_WEBHOOK_SECRETS",
+        )
+    return Check("webhooks", "ok", f"signed, with secrets for {count} of the nine")
+
+
+# -- our own backends -----------------------------------------------------------------------------
+
+
+async def _kafka(env: Environment) -> list[Check]:
+    try:
+        where = KafkaSettings.from_env(env.values).bootstrap_servers
+    except SettingsError:
+        return [_not_asked("Kafka")]
+    try:
+        async with asyncio.timeout(ASK_SECONDS), open_admin(env) as kafka:
+            changes = await kafka.plan(topics.catalogue())
+    except SettingsError as unfit:
+        return [Check("Kafka", "finding", str(unfit), "correct the named files")]
+    except (CommandError, LogUnavailableError, TimeoutError):
+        return [
+            Check(
+                "Kafka",
+                "finding",
+                f"does not answer at {where}",
+                "start it, or correct KAFKA_BOOTSTRAP_SERVERS; `bbl up` runs a local one",
+            )
+        ]
+    answers = Check("Kafka", "ok", f"answers at {where}")
+    if not changes:
+        return [answers, Check("topics", "ok", "all are as declared")]
+    first = changes[0]
+    return [
+        answers,
+        Check(
+            "topics",
+            "finding",
+            f"{len(changes)} are not as declared, such as {first.topic} ({first.kind}: "
+            f"{first.detail})",
+            "look with `bbl topics plan`, then `bbl topics apply --yes`",
+        ),
+    ]
+
+
+async def _redis(env: Environment) -> list[Check]:
+    try:
+        settings = RedisSettings.from_env(env.values)
+    except SettingsError:
+        return [_not_asked("Redis")]
+    remedy = "correct REDIS_URL or REDIS_HOST, or start it; without it work goes on, without locks"
+    url = settings.connection_url(0).get_secret_value()
+    where = f"{urlsplit(url).hostname}:{urlsplit(url).port or 6379}"
+    try:
+        async with asyncio.timeout(settings.timeout_seconds):
+            answer = await _pinged(url, settings)
+    except (OSError, TimeoutError, ssl.SSLError, asyncio.IncompleteReadError):
+        return [Check("Redis", "finding", f"does not answer at {where}", remedy)]
+    if answer.startswith(b"+PONG"):
+        return [Check("Redis", "ok", f"answers at {where}")]
+    said = answer.decode("utf-8", "replace").strip()[:80]
+    return [Check("Redis", "finding", f"refuses at {where}: {said}", "correct user and password")]
+
+
+async def _pinged(url: str, settings: RedisSettings) -> bytes:
+    """Return Redis' answer to PING, or to the login where that was refused."""
+    parts = urlsplit(url)
+    context = None
+    if parts.scheme == "rediss":
+        context = ssl.create_default_context(cafile=settings.tls_ca_file)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 6379, ssl=context)
+    try:
+        if parts.password:
+            login = [unquote(part) for part in (parts.username or "", parts.password) if part]
+            writer.write(_command("AUTH", *login))
+            answer = await reader.readuntil(b"\r\n")
+            if not answer.startswith(b"+OK"):
+                return answer
+        writer.write(_command("PING"))
+        return await reader.readuntil(b"\r\n")
+    finally:
+        writer.close()
+
+
+def _command(*words: str) -> bytes:
+    parts = [b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in words]
+    return b"*%d\r\n" % len(words) + b"".join(parts)
+
+
+async def _ingest(env: Environment) -> list[Check]:
+    try:
+        runtime = RuntimeSettings.from_env(env.values)
+    except SettingsError:
+        return [_not_asked("ingest")]
+    host = "127.0.0.1" if runtime.http_host in ("0.0.0.0", "::") else runtime.http_host  # noqa: S104 - compared, not bound
+    url = f"http://{host}:{runtime.http_port}/readyz"
+    try:
+        timeout = aiohttp.ClientTimeout(total=ASK_SECONDS)
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
+            status = answer.status
+    except (aiohttp.ClientError, TimeoutError, ValueError):
+        return [
+            Check("ingest", "unknown", f"nothing answers at {url}", "does it run on another host?")
+        ]
+    if status == 200:
+        return [Check("ingest", "ok", f"ready at {url}")]
+    return [Check("ingest", "finding", f"not ready: {url} answers {status}", "see `bbl logs`")]
+
+
+# -- outside systems ------------------------------------------------------------------------------
+
+
+class _Dated:
+    """A transport that notes how far the other side's clock is from ours."""
+
+    def __init__(self, inner: Transport) -> None:
+        self._inner = inner
+        self.off: timedelta | None = None
+
+    def send(self, request: Request) -> AbstractAsyncContextManager[Response]:
+        """Send, and note the Date of the answer."""
+        return self._sent(request)
+
+    @asynccontextmanager
+    async def _sent(self, request: Request) -> AsyncIterator[Response]:
+        async with self._inner.send(request) as response:
+            told = dated(response.headers)
+            if told is not None:
+                self.off = told - SystemClock().now()
+            yield response
+
+
+def dated(headers: Mapping[str, str]) -> datetime | None:
+    """Return the time that a Date header tells; None without one that can be read."""
+    text = next((value for name, value in headers.items() if name.lower() == "date"), "")
+    try:
+        told = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return told if told.tzinfo is not None else None
+
+
+async def _espocrm(env: Environment) -> list[Check]:
+    try:
+        settings = DocumentSyncSettings.from_env(env.values).espocrm
+    except SettingsError:
+        return [_not_asked("EspoCRM")]
+    clock = SystemClock()
+    async with aiohttp_transport(clock=clock) as transport:
+        over = _Dated(transport)
+        client = EspoCRM(
+            over,
+            base_url=settings.base_url,
+            api_key=settings.api_key.get_secret_value(),
+            clock=clock,
+            timeout_seconds=ASK_SECONDS,
+        )
+        try:
+            await client.app_user()
+        except Unauthorized:
+            check = Check(
+                "EspoCRM",
+                "finding",
+                f"{settings.base_url} refuses ESPOCRM_API_KEY",
+                "set the key of our API user; ten wrong ones in a minute ban this address",
+            )
+        except OutsideError as error:
+            check = _outside("EspoCRM", settings.base_url, error, "correct ESPOCRM_API_BASE_URL")
+        else:
+            check = Check("EspoCRM", "ok", f"{settings.base_url} accepts the key")
+    return [check, *_clock("EspoCRM", over.off), _reach(env)]
+
+
+def _reach(env: Environment) -> Check:
+    """Return the one thing about webhooks that only an administrator of EspoCRM can look up."""
+    host = env.values.get("HTTP_HOST", "127.0.0.1")
+    port = env.values.get("HTTP_PORT", "3111")
+    return Check(
+        "webhooks of EspoCRM",
+        "unknown",
+        "our API user may not ask for them. Since 9.3.2 EspoCRM posts to no private address, "
+        "unless its configuration allows it",
+        f"add our host and port, such as {host}:{port}, to webhookAllowedAddressList in config.php",
+    )
+
+
+async def _xai(env: Environment) -> list[Check]:
+    try:
+        settings = DocumentSyncSettings.from_env(env.values).xai
+    except SettingsError:
+        return [_not_asked("xAI")]
+    clock = SystemClock()
+    async with aiohttp_transport(clock=clock) as transport:
+        over = _Dated(transport)
+        client = Xai(
+            over,
+            files_url=settings.files_url,
+            management_url=settings.management_url,
+            api_key=settings.api_key.get_secret_value(),
+            management_key=settings.management_key.get_secret_value(),
+            clock=clock,
+            timeout_seconds=ASK_SECONDS,
+            upload_timeout_seconds=ASK_SECONDS,
+        )
+        try:
+            await client.check_keys()
+        except Unauthorized as refused:
+            files = refused.operation == "check_api_key"
+            name = "XAI_API_KEY" if files else "XAI_MANAGEMENT_KEY"
+            where = settings.files_url if files else settings.management_url
+            check = Check(
+                "xAI", "finding", f"{where} refuses {name}", "set a key of the team's console"
+            )
+        except OutsideError as error:
+            check = _outside("xAI", settings.files_url, error, "correct XAI_FILES_URL")
+        else:
+            check = Check("xAI", "ok", f"{settings.files_url} and the management accept the keys")
+    return [check, *_clock("xAI", over.off)]
+
+
+def _outside(what: str, where: str, error: OutsideError, remedy: str) -> Check:
+    if isinstance(error, Transient) and error.status is None:
+        return Check(what, "finding", f"does not answer at {where}", remedy)
+    return Check(what, "finding", f"{where}: {error}", remedy)
+
+
+def _clock(what: str, off: timedelta | None) -> Iterator[Check]:
+    if off is None:
+        return
+    seconds = off.total_seconds()
+    if abs(seconds) <= CLOCK_SECONDS:
+        yield Check(f"clock of {what}", "ok", "as ours")
+        return
+    word = "ahead of" if seconds > 0 else "behind"
+    yield Check(
+        f"clock of {what}",
+        "finding",
+        f"{abs(seconds):.0f} s {word} ours",
+        "let both machines take their time from NTP",
+    )
+
+
+def _not_asked(what: str) -> Check:
+    return Check(what, "unknown", "not asked: the settings do not fit", "correct them first")

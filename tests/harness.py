@@ -55,6 +55,7 @@ class Harness(Protocol):
     async def crash(self) -> None: ...
     def freeze(self) -> None: ...
     def fail_the_log(self, *, after_appends: int, times: int) -> None: ...
+    async def journalled(self, entity_id: str, count: int) -> list[JournalEntry]: ...
     def records(self, topic: Topic[Any]) -> list[Record]: ...
     def journal(self, entity_id: str) -> list[JournalEntry]: ...
     def scheduled(self, entity_id: str) -> list[ScheduleEntry]: ...
@@ -77,14 +78,29 @@ def scheduled_of(worker: Worker[Any], entity_id: str) -> list[ScheduleEntry]:
     return [entry for entry in worker.schedule.entries() if entry.entity_id == entity_id]
 
 
-class MemoryHarness:
+class _Journalled:
+    """Waiting for what the journal says, the same over both."""
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        raise NotImplementedError
+
+    def journal(self, entity_id: str) -> list[JournalEntry]:
+        raise NotImplementedError
+
+    async def journalled(self, entity_id: str, count: int) -> list[JournalEntry]:
+        """Return the journal of a record once it has `count` entries."""
+        await self.until(lambda: len(self.journal(entity_id)) == count)
+        return self.journal(entity_id)
+
+
+class MemoryHarness(_Journalled):
     """Over the memory host: virtual time, moved on whenever nothing else moves."""
 
     can_fail_the_log = True
 
     def __init__(self) -> None:
         self.ledger = Ledger()
-        self.ladder = WorkerOptions().ladder
+        self.ladder: tuple[timedelta, ...] = WorkerOptions().ladder
         self.rung = timedelta(minutes=1)
         self._host = MemoryHost()
         self._frozen = False
@@ -165,7 +181,7 @@ class MemoryHarness:
         return [DeadLetter.from_bytes(r.value) for r in letters if r.value is not None]
 
 
-class KafkaHarness:
+class KafkaHarness(_Journalled):
     """Over a real Kafka: real time, with a ladder of tenths of a second."""
 
     can_fail_the_log = False
@@ -173,7 +189,7 @@ class KafkaHarness:
     def __init__(self, bootstrap_servers: str) -> None:
         self.ledger = Ledger()
         self.rung = timedelta(seconds=0.5)
-        self.ladder = (self.rung,) * 5
+        self.ladder: tuple[timedelta, ...] = (self.rung,) * 5
         self._connect = {"bootstrap_servers": bootstrap_servers}
         self._clock = SystemClock()
         self._log = KafkaLog(self._connect, service="toy")

@@ -341,3 +341,31 @@ async def test_the_journal_tells_what_was_decided_and_done(world: World) -> None
         "update_entity",
     ]
     assert end.effects[1].target == f"{world.xai.collection_ids()[0]}/{world.xai.files()[0].id}"
+
+
+async def test_what_the_predecessor_synced_is_adopted_without_a_write(world: World) -> None:
+    # given a document with id, hash and collections set, and no base of ours
+    akte = world.add_collection("akte-1")
+    klage = world.espocrm.add_document("Klage.pdf", b"v1", collections=[akte], silent=True)
+    file = world.xai.add_file("Klage.pdf", b"v1")
+    world.xai.attach(akte, file)
+    world.espocrm.edit(
+        klage,
+        silent=True,
+        xaiId=file,
+        xaiCollections=[akte],
+        xaiSyncedHash=world.espocrm.document(klage)["md5sum"],
+        fileStatus="synced",
+    )
+    before = world.effects()
+
+    # when it is told, and told again after a restart
+    await world.told("update", klage)
+    await world.host.restart(SERVICE)
+    await world.told("update", klage)
+
+    # then nothing is written outside, and the journal says why
+    assert world.effects() == before
+    first, second = (e for e in world.host.journal(klage) if e.phase == "end")
+    assert (first.rule, second.rule) == ("row 5: adopted", "row 5: in line")
+    assert [*first.effects, *second.effects] == []

@@ -184,6 +184,7 @@ async def hosting(
                 drain_seconds=runtime.drain_seconds,
             )
             opened.push_async_callback(hosted.consumer.close)
+            _check_times(hosted.app.name, hosted.consumer.drain_seconds, runtime)
             starting.append(hosted)
         http = await opened.enter_async_context(
             HttpHost(
@@ -201,6 +202,22 @@ async def hosting(
         begin.add_done_callback(hosting.watch)
         tasks.append(begin)
         yield hosting
+
+
+def _check_times(name: str, drain_seconds: float, runtime: RuntimeSettings) -> None:
+    """Refuse a platform that kills the process before what runs can end and be committed.
+
+    Raises:
+        SettingsError: BBL_GRACE_SECONDS is shorter than the drain plus 30 s, the time that a
+            rebalance and the last commits may take.
+    """
+    grace = runtime.grace_seconds
+    if grace is not None and grace < drain_seconds + 30:
+        raise SettingsError(
+            f"BBL_GRACE_SECONDS={grace:g} is too short: {name} drains for up to "
+            f"{drain_seconds:g} s and needs 30 s more; set it, and the platform's grace period, "
+            f"to at least {drain_seconds + 30:g}"
+        )
 
 
 async def _begin(

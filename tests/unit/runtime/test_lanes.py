@@ -126,8 +126,6 @@ def test_a_run_of_a_dropped_partition_ends_as_usual_and_nothing_follows(*, coale
     running = taken(lanes)
     lanes.add(key("a"), item(1, partition=3), coalesce=coalesce)
 
-    assert lanes.busy([3], [running])
-    assert not lanes.busy([4], [running])
     assert lanes.drop([3]) == 1
     lanes.finish(key("a"))
     assert lanes.take() is None

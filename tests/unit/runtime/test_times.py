@@ -8,7 +8,7 @@ from bitbylaw_common.settings import RuntimeSettings
 
 
 def test_a_grace_period_shorter_than_the_drain_and_half_a_minute_refuses_to_start() -> None:
-    with pytest.raises(SettingsError, match="BBL_GRACE_SECONDS=60 .* at least 190"):
+    with pytest.raises(SettingsError, match=r"BBL_GRACE_SECONDS=60 .* at least 190"):
         _check_times("document-sync", 160, RuntimeSettings.from_env({"BBL_GRACE_SECONDS": "60"}))
 
 

@@ -162,11 +162,6 @@ class Lanes:
         self.waiting -= dropped
         return dropped
 
-    def busy(self, partitions: Iterable[int], running: Iterable[Work]) -> bool:
-        """Say whether any of `running` belongs to one of these partitions."""
-        wanted = frozenset(partitions)
-        return any(work.item.partition in wanted for work in running)
-
     def _queue(self, key: LaneKey, lane: _Lane) -> None:
         if not lane.running and not lane.queued:
             lane.queued = True

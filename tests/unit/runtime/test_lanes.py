@@ -123,7 +123,7 @@ def test_dropping_a_partition_forgets_what_waits_there_and_nothing_else(*, coale
 def test_a_run_of_a_dropped_partition_ends_as_usual_and_nothing_follows(*, coalesce: bool) -> None:
     lanes = Lanes()
     lanes.add(key("a"), item(0, partition=3), coalesce=coalesce)
-    running = taken(lanes)
+    taken(lanes)
     lanes.add(key("a"), item(1, partition=3), coalesce=coalesce)
 
     assert lanes.drop([3]) == 1

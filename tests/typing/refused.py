@@ -15,6 +15,7 @@ from bitbylaw_common.runtime import (
     ApiResponse,
     App,
     Context,
+    Emit,
     Tick,
     cron,
     http,
@@ -39,6 +40,8 @@ async def look(event: EntityChanged, ctx: Context[Ours]) -> Outcome:
 
 async def enqueues_the_wrong_event(event: EntityChanged, ctx: Context[Ours]) -> Outcome:
     await ctx.enqueue(REQUESTS, event)  # type: ignore[misc]
+    emit = Emit(REQUESTS, event)  # type: ignore[misc]
+    await ctx.enqueue_all([emit])
     return Done("never")
 
 

@@ -24,6 +24,9 @@ EXPECTED = {
     "    await ctx.enqueue(REQUESTS, event)": [
         'error: Cannot infer value of type parameter "E" of "enqueue" of "Context"  [misc]'
     ],
+    "    emit = Emit(REQUESTS, event)": [
+        'error: Cannot infer value of type parameter "E" of "Emit"  [misc]'
+    ],
     ")(look)": [unfit(LOOK, f"Callable[[Tick, Context[Ours]], Awaitable[{OUTCOMES}]]")],
     ")(look) again": [
         unfit(LOOK, f"Callable[[RunRequested, Context[Ours]], Awaitable[{OUTCOMES}]]")

@@ -360,7 +360,7 @@ class FakeRun:
         self.facts.seen = digest
         return None
 
-    async def publish(self, emits: Sequence[Emit]) -> list[str]:
+    async def publish(self, emits: Sequence[Emit[Any]]) -> list[str]:
         raise AssertionError(f"the step declares no topic, {len(emits)} given")
 
     def base(self) -> bytes | None:

@@ -47,7 +47,7 @@ class Kept:
     """A host's side of a run: publishes into a list, all or nothing; can be down or silent."""
 
     declared: frozenset[str]
-    emits: list[Emit]
+    emits: list[Emit[Any]]
     down: bool = False
     silent: bool = False
     facts: RunFacts = field(default_factory=RunFacts)
@@ -61,7 +61,7 @@ class Kept:
     def saw(self, digest: str) -> Skipped | None:
         return None
 
-    async def publish(self, emits: Sequence[Emit]) -> list[str]:
+    async def publish(self, emits: Sequence[Emit[Any]]) -> list[str]:
         for emit in emits:
             if emit.topic.name not in self.declared:
                 raise UndeclaredTopicError(emit.topic.name)
@@ -88,7 +88,7 @@ class Ingest:
 
     def __init__(self, deps: Deps) -> None:
         self.deps = deps
-        self.emits: list[Emit] = []
+        self.emits: list[Emit[Any]] = []
         self.lines = Lines()
         self.down = False
         self.silent = False

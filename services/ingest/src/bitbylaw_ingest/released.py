@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Sequence
+from typing import Any
 
 from bitbylaw_common.events import Quarantined
 from bitbylaw_common.runtime import Emit
@@ -27,7 +28,7 @@ def reread(entry: Quarantined) -> Reading:
     return read(raw) if entry.item is None else read_item(raw)
 
 
-def emits_of_entry(entry: Quarantined, reading: Reading) -> list[Emit]:
+def emits_of_entry(entry: Quarantined, reading: Reading) -> list[Emit[Any]]:
     """Return the events of what could be read; what still cannot stays where it is.
 
     Raises:
@@ -38,7 +39,7 @@ def emits_of_entry(entry: Quarantined, reading: Reading) -> list[Emit]:
     return emits
 
 
-def emits_of_ids(entry: Quarantined, ids: Sequence[str]) -> list[Emit]:
+def emits_of_ids(entry: Quarantined, ids: Sequence[str]) -> list[Emit[Any]]:
     """Return one event for each record that an operator found the entry to be about.
 
     Raises:

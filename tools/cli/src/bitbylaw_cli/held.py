@@ -302,7 +302,7 @@ async def _resolve(log: Log, clock: Clock, quarantine_id: str, how: How, events:
     await log.append([_encoded(Emit(_ENTRIES, decision), clock)])
 
 
-def _encoded(emit: Emit, clock: Clock) -> Outgoing:
+def _encoded(emit: Emit[Any], clock: Clock) -> Outgoing:
     return codec.encode(
         emit.topic,
         emit.event,
@@ -314,7 +314,7 @@ def _encoded(emit: Emit, clock: Clock) -> Outgoing:
     )
 
 
-def _published(emit: Emit) -> Publishes:
+def _published(emit: Emit[Any]) -> Publishes:
     event = emit.event
     if not isinstance(event, EntityChanged):
         raise TypeError(f"a webhook's event is a changed entity, not {type(event).__name__}")

@@ -15,6 +15,7 @@ from bitbylaw_common.topics import LARGE_RECORD_BYTES
 
 SESSION_MS = 30_000
 Partitions = Callable[[frozenset[int]], Awaitable[None]]
+Broken = Callable[[Exception], None]
 
 
 class GroupConsumer:
@@ -26,9 +27,10 @@ class GroupConsumer:
         topics: what to subscribe to; each has the same partitions.
         instance: static membership under this id; None for dynamic.
         rebalance_seconds: how long the group waits for a member that drains.
-        assigned: called with the numbers that are owned in every topic, before any record of
-            them is fetched.
+        assigned: called with the numbers that are owned in every topic, perhaps none, before any
+            record of them is fetched.
         revoked: called before the numbers are given up; commits inside it still count.
+        broken: told what either of them raised; the member must not go on then.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class GroupConsumer:
         rebalance_seconds: float,
         assigned: Partitions,
         revoked: Partitions,
+        broken: Broken,
     ) -> None:
         self._topics = tuple(topics)
         self._consumer = AIOKafkaConsumer(
@@ -59,7 +62,7 @@ class GroupConsumer:
             metadata_max_age_ms=30_000,
             max_partition_fetch_bytes=LARGE_RECORD_BYTES // 12,
         )
-        self._listener = _Listener(self._topics, assigned, revoked)
+        self._listener = _Listener(self._topics, assigned, revoked, broken)
         self._paused: frozenset[TopicPartition] = frozenset()
         self._polling: asyncio.Task[tuple[int, dict[TopicPartition, list[Any]]]] | None = None
 
@@ -167,12 +170,19 @@ class GroupConsumer:
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka carries no types
-    """Turns aiokafka's callbacks over topic partitions into numbers owned everywhere."""
+    """Turns aiokafka's callbacks over topic partitions into numbers owned everywhere.
 
-    def __init__(self, topics: Sequence[str], assigned: Partitions, revoked: Partitions) -> None:
+    aiokafka logs what a callback raises and goes on, with partitions that nobody works on; here
+    it is told to `broken`, so that the process ends and begins anew.
+    """
+
+    def __init__(
+        self, topics: Sequence[str], assigned: Partitions, revoked: Partitions, broken: Broken
+    ) -> None:
         self._topics = topics
         self._assigned = assigned
         self._revoked = revoked
+        self._broken = broken
         self._numbers: frozenset[int] = frozenset()
         self.expected: dict[TopicPartition, int] = {}
         self.generation = 0
@@ -182,26 +192,31 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ca
         """Give up all that is owned: aiokafka rebalances eagerly, so all is revoked at once."""
         self.generation += 1
         leaving, self._numbers = self._numbers, frozenset()
-        if leaving:
-            await self._revoked(leaving)
+        try:
+            if leaving:
+                await self._revoked(leaving)
+        except Exception as error:  # noqa: BLE001 - aiokafka would swallow whatever it is
+            self._broken(error)
         self.expected = {}
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        """Take over the numbers that are ours in every topic."""
+        """Take over the numbers that are ours in every topic; they may be none."""
         numbers = [
             {place.partition for place in assigned if place.topic == topic}
             for topic in self._topics
         ]
         self._numbers = frozenset(set.intersection(*numbers)) if numbers else frozenset()
-        # aiokafka calls back beside the fetch loop: a record fetched before the state is loaded
-        # would be delivered to nobody.
-        if self.consumer is not None:
-            self.consumer.pause(*assigned)
-            await self._expect(self.consumer, tuple(assigned))
-        if self._numbers:
+        try:
+            # aiokafka calls back beside the fetch loop: a record fetched before the state is
+            # loaded would be delivered to nobody.
+            if self.consumer is not None:
+                self.consumer.pause(*assigned)
+                await self._expect(self.consumer, tuple(assigned))
             await self._assigned(self._numbers)
-        if self.consumer is not None:
-            self.consumer.resume(*assigned)
+            if self.consumer is not None:
+                self.consumer.resume(*assigned)
+        except Exception as error:  # noqa: BLE001 - aiokafka would swallow whatever it is
+            self._broken(error)
 
     async def _expect(self, consumer: AIOKafkaConsumer, places: tuple[TopicPartition, ...]) -> None:
         """Learn from the commits which record comes next in each partition."""

@@ -19,11 +19,11 @@ S = TypeVar("S", bound=BaseState)
 
 
 @dataclass(frozen=True, slots=True)
-class Emit:
-    """One event to publish. `headers` adds to the CloudEvents headers that the codec writes."""
+class Emit(Generic[E]):
+    """One event to publish on its topic. `headers` adds to the CloudEvents headers that the codec writes."""
 
-    topic: Topic[Any]
-    event: Event
+    topic: Topic[E]
+    event: E
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -48,7 +48,7 @@ class RunPort(Protocol):
     def now(self) -> datetime: ...  # noqa: D102
     def still_owner(self) -> None: ...  # noqa: D102
     def saw(self, digest: str) -> Skipped | None: ...  # noqa: D102
-    async def publish(self, emits: Sequence["Emit"]) -> list[str]: ...  # noqa: D102
+    async def publish(self, emits: Sequence[Emit[Any]]) -> list[str]: ...  # noqa: D102
     def base(self) -> bytes | None: ...  # noqa: D102
     def base_unreadable(self, reason: str) -> None: ...  # noqa: D102
     async def write_base(self, value: bytes | None, *, intent: bool) -> None: ...  # noqa: D102
@@ -118,7 +118,7 @@ class Context(Generic[D]):
         (event_id,) = await self._run.publish([Emit(topic, event)])
         return event_id
 
-    async def enqueue_all(self, emits: Sequence[Emit]) -> list[str]:
+    async def enqueue_all(self, emits: Sequence[Emit[Any]]) -> list[str]:
         """Publish all at once; return their ids, in order, once Kafka acknowledged every one.
 
         Raises:

@@ -154,7 +154,7 @@ class Desk(Generic[D]):
 
 
 async def publish(
-    emits: Sequence[Emit],
+    emits: Sequence[Emit[Any]],
     *,
     log: Log,
     declared: Collection[str],

@@ -46,7 +46,7 @@ class _HttpRun:
         self.facts.seen = digest
         return None
 
-    async def publish(self, emits: Sequence[Emit]) -> list[str]:
+    async def publish(self, emits: Sequence[Emit[Any]]) -> list[str]:
         return await publish(
             emits,
             log=self._log,

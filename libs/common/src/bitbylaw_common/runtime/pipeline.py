@@ -125,7 +125,7 @@ class Run(Generic[D]):
             self.chain = self._fresh_chain()
         return None
 
-    async def publish(self, emits: Sequence[Emit]) -> list[str]:
+    async def publish(self, emits: Sequence[Emit[Any]]) -> list[str]:
         """See `Context.enqueue_all`."""
         declared = {topic.name for topic in self.desk.step(self.work.key.step).enqueues}
         self.still_owner()

@@ -154,7 +154,7 @@ async def _reading(body: bytes) -> Reading:
 
 async def _emits(
     webhook: Webhook, webhook_id: str, reading: Reading
-) -> tuple[list[Emit], list[str]]:
+) -> tuple[list[Emit[Any]], list[str]]:
     if len(reading.items) <= PLAIN_ITEMS and not reading.unreadable:
         return emits_of(webhook, webhook_id, reading)
     return await asyncio.to_thread(emits_of, webhook, webhook_id, reading)
@@ -162,7 +162,7 @@ async def _emits(
 
 def emits_of(
     webhook: Webhook, webhook_id: str, reading: Reading, *, source: str = "webhook"
-) -> tuple[list[Emit], list[str]]:
+) -> tuple[list[Emit[Any]], list[str]]:
     """Return what to publish, events before quarantine entries, and the marks of the items."""
     marks = [duplicate_mark(webhook.route, webhook_id, item) for item in reading.items]
     found = events(webhook, reading.items, source=source)
@@ -174,7 +174,7 @@ def emits_of(
     return [*emits, *(Emit(topics.QUARANTINE, entry) for entry in entries)], marks
 
 
-async def _publish(emits: Sequence[Emit], ctx: Context[Deps], tally: Tally) -> list[str]:
+async def _publish(emits: Sequence[Emit[Any]], ctx: Context[Deps], tally: Tally) -> list[str]:
     """Publish all of a post; the runtime answers 503 when that cannot be."""
     try:
         async with asyncio.timeout(ACKNOWLEDGED_WITHIN.total_seconds()):
@@ -194,7 +194,7 @@ async def _publish(emits: Sequence[Emit], ctx: Context[Deps], tally: Tally) -> l
 
 
 def _receipt(
-    webhook: Webhook, reading: Reading, emits: Sequence[Emit], ids: Sequence[str]
+    webhook: Webhook, reading: Reading, emits: Sequence[Emit[Any]], ids: Sequence[str]
 ) -> dict[str, Any]:
     """Return the answer, with the predecessor's keys first."""
     total = len(reading.items)

@@ -62,13 +62,14 @@ class KafkaHost(Generic[D]):
             rebalance_seconds=self.drain_seconds + 20,
             assigned=self._assigned,
             revoked=self._revoked,
+            broken=self.worker.fail,
         )
         self._moved = clock.monotonic()
         self._joined = asyncio.Event()
 
     @property
     def joined(self) -> bool:
-        """Whether it took over partitions since it began."""
+        """Whether the group gave it its partitions since it began; with many members that is none."""
         return self._joined.is_set()
 
     @property
@@ -153,8 +154,7 @@ class KafkaHost(Generic[D]):
                 await self.worker.assign(numbers)
             except LogUnavailableError as down:
                 if attempt == LOAD_TRIES:
-                    self.worker.fail(down)
-                    return
+                    raise
                 self._logger.warning(
                     "schedule and base could not be loaded; trying again", error=str(down)
                 )

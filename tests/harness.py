@@ -40,7 +40,6 @@ class Harness(Protocol):
 
     ledger: Ledger
     ladder: tuple[timedelta, ...]
-    can_fail_the_log: bool
 
     @property
     def rung(self) -> timedelta: ...
@@ -54,8 +53,6 @@ class Harness(Protocol):
     async def restart(self) -> None: ...
     async def crash(self) -> None: ...
     def freeze(self) -> None: ...
-    def fail_the_log(self, *, after_appends: int, times: int) -> None: ...
-    async def journalled(self, entity_id: str, count: int) -> list[JournalEntry]: ...
     def records(self, topic: Topic[Any]) -> list[Record]: ...
     def journal(self, entity_id: str) -> list[JournalEntry]: ...
     def scheduled(self, entity_id: str) -> list[ScheduleEntry]: ...
@@ -78,25 +75,14 @@ def scheduled_of(worker: Worker[Any], entity_id: str) -> list[ScheduleEntry]:
     return [entry for entry in worker.schedule.entries() if entry.entity_id == entity_id]
 
 
-class _Journalled:
-    """Waiting for what the journal says, the same over both."""
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        raise NotImplementedError
-
-    def journal(self, entity_id: str) -> list[JournalEntry]:
-        raise NotImplementedError
-
-    async def journalled(self, entity_id: str, count: int) -> list[JournalEntry]:
-        """Return the journal of a record once it has `count` entries."""
-        await self.until(lambda: len(self.journal(entity_id)) == count)
-        return self.journal(entity_id)
+async def journalled(host: Harness, entity_id: str, count: int) -> list[JournalEntry]:
+    """Return the journal of a record once it has `count` entries."""
+    await host.until(lambda: len(host.journal(entity_id)) == count)
+    return host.journal(entity_id)
 
 
-class MemoryHarness(_Journalled):
+class MemoryHarness:
     """Over the memory host: virtual time, moved on whenever nothing else moves."""
-
-    can_fail_the_log = True
 
     def __init__(self) -> None:
         self.ledger = Ledger()
@@ -153,17 +139,14 @@ class MemoryHarness(_Journalled):
     def freeze(self) -> None:
         self._frozen = True
 
-    def fail_the_log(self, *, after_appends: int, times: int) -> None:
-        left = [after_appends, times]
+    def fail_the_log(self, *, times: int) -> None:
+        """Let the next appends fail."""
+        left = times
 
         def count(_records: Sequence[Outgoing]) -> None:
-            if left[0] > 0:
-                left[0] -= 1
-            elif left[1] > 0:
-                left[1] -= 1
-                self._host.log.failing = True
-            else:
-                self._host.log.failing = False
+            nonlocal left
+            self._host.log.failing = left > 0
+            left -= 1
 
         self._host.log.on_append = count
 
@@ -181,10 +164,8 @@ class MemoryHarness(_Journalled):
         return [DeadLetter.from_bytes(r.value) for r in letters if r.value is not None]
 
 
-class KafkaHarness(_Journalled):
+class KafkaHarness:
     """Over a real Kafka: real time, with a ladder of tenths of a second."""
-
-    can_fail_the_log = False
 
     def __init__(self, bootstrap_servers: str) -> None:
         self.ledger = Ledger()
@@ -304,9 +285,6 @@ class KafkaHarness(_Journalled):
         assert self._host is not None
         desk = self._host.worker._desk
         desk.options = replace(desk.options, ladder=NEVER)
-
-    def fail_the_log(self, *, after_appends: int, times: int) -> None:
-        raise NotImplementedError("a real broker is stopped in the end-to-end tests")
 
     def records(self, topic: Topic[Any]) -> list[Record]:
         return self._read.get(topic.name, [])

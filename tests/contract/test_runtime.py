@@ -3,12 +3,10 @@
 import asyncio
 from datetime import timedelta
 
-import pytest
-
 from bitbylaw_common.errors import Invalid, Transient
 from bitbylaw_common.outcomes import Done, Outcome, Rejected, Retry, Skipped, Wait
 from bitbylaw_common.runtime import Context
-from harness import Harness
+from harness import Harness, journalled
 from toy import CHANGED, ECHO, ORDERED, Ledger, ThingBase, ThingChanged, state
 
 
@@ -170,7 +168,7 @@ async def test_the_same_sight_before_the_next_attempt_is_skipped(host: Harness) 
     await host.until(lambda: len(host.journal(a)) == 1)
     for number in range(1, 4):
         await host.publish(CHANGED, ThingChanged(thing=a, number=number))
-        await host.journalled(a, number + 1)
+        await journalled(host, a, number + 1)
 
     assert [e.outcome for e in host.journal(a)] == ["retry", "skipped", "skipped", "skipped"]
     assert "unchanged since attempt 1" in host.journal(a)[-1].summary
@@ -195,7 +193,7 @@ async def test_events_between_two_attempts_do_not_use_attempts_up(host: Harness)
     host.freeze()
     for number in range(10):
         await host.publish(CHANGED, ThingChanged(thing=a, number=number))
-        await host.journalled(a, number + 1)
+        await journalled(host, a, number + 1)
 
     (entry,) = host.scheduled(a)
     assert entry.attempt == 1
@@ -295,17 +293,6 @@ async def test_publishing_what_is_not_declared_is_a_bug_and_publishes_nothing(
     assert len(host.records(ECHO)) == 1
     assert host.records(ORDERED) == []
     assert host.journal(undeclared)[0].outcome == "bug"
-
-
-async def test_an_outage_of_the_log_holds_the_run_and_loses_nothing(host: Harness) -> None:
-    a = host.thing("a")
-    if not host.can_fail_the_log:
-        pytest.skip("a real broker's outage is shown in the end-to-end tests")
-    await host.publish(CHANGED, ThingChanged(thing=a))
-    host.fail_the_log(after_appends=0, times=3)
-    await host.until(lambda: [e.outcome for e in host.journal(a)] == ["done"])
-
-    assert host.ledger.numbers(a) == [0]
 
 
 async def test_a_post_answers_with_the_id_of_the_event_it_stored(host: Harness) -> None:

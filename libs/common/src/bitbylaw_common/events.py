@@ -21,12 +21,12 @@ class Event(BaseModel):
     @property
     def key(self) -> str:
         """The id that decides the partition, and under which records stay in order."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} names no key, so it cannot be published")
 
     @property
     def entity(self) -> str:
         """What kind of thing `key` names, as the firm says it: "document", "beteiligte"."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} names no entity, so it cannot be published")
 
 
 Action = Literal["create", "update", "delete", "sync_check"]

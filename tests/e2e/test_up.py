@@ -69,7 +69,7 @@ async def test_one_command_shows_the_main_job_and_leaves_nothing_running(tmp_pat
     assert (tmp_path / ".devstack/logs/services.log").stat().st_size > 0
 
 
-async def test_services_in_processes_of_their_own_end_together_when_one_dies(
+async def test_a_killed_service_comes_back_and_all_end_when_something_else_dies(
     tmp_path: Path,
 ) -> None:
     port = free_port()
@@ -85,10 +85,18 @@ async def test_services_in_processes_of_their_own_end_together_when_one_dies(
                 assert services == {"ingest", "document-sync"}
         stack = up.stack
 
+        # a killed service is started again, and works on
         os.kill(stack["processes"]["document-sync"]["pid"], signal.SIGKILL)
+        await up.says("document-sync was killed")
+        await up.says("document-sync is ready again")
+        assert await posted(port) == 200
+        await up.says("test123  skipped")
+
+        # what is no service of ours and dies ends everything
+        os.kill(up.stack["processes"]["simulators"]["pid"], signal.SIGKILL)
 
         assert await up.ended(END_SECONDS + 5) == Exit.FINDING
-        assert "document-sync ended by itself with exit code 137" in up.printed
+        assert "simulators ended by itself with exit code 137" in up.printed
         assert "The end of" in up.printed
     await become(lambda: living(stack) == [], 5)
 

@@ -60,6 +60,8 @@ HOST = "127.0.0.1"
 DRAIN_SECONDS = 4
 """How long a service finishes what it began, so that everything has ended within ten seconds."""
 READY_SECONDS = 60.0
+REVIVALS_A_MINUTE = 5
+"""A service that is killed more often than this ends everything: something kills it on purpose."""
 RELOAD_SECONDS = 0.5
 DELIVERY_SECONDS = 0.2
 """How soon the simulated EspoCRM delivers its webhooks; a real one takes up to two minutes."""
@@ -122,6 +124,7 @@ class LocalSystem:
         self._session: aiohttp.ClientSession | None = None
         self.started = SystemClock().now()
         self._restarting: set[str] = set()
+        self._revived: list[float] = []
 
     @property
     def log(self) -> KafkaLog:
@@ -414,9 +417,18 @@ class LocalSystem:
     async def _watch_children(self) -> NoReturn:
         while True:
             for child in (*self.children.values(), self._simulators):
-                if child is not None and child.died and child.name not in self._restarting:
+                if child is None or not child.died or child.name in self._restarting:
+                    continue
+                if not (child.killed and child.name in self.children and self._may_revive()):
                     raise child.death()
+                await self.restart(child.name, "was killed")
             await asyncio.sleep(0.1)
+
+    def _may_revive(self) -> bool:
+        """Say whether a killed service is started again, as a cluster would; not without end."""
+        now = monotonic()
+        self._revived = [*(then for then in self._revived if now - then < 60), now]
+        return len(self._revived) <= REVIVALS_A_MINUTE
 
     async def _watch_hosting(self, host: Hosting) -> NoReturn:
         await host.broken.wait()
@@ -436,12 +448,12 @@ class LocalSystem:
             for name in sorted(await asyncio.to_thread(sources.changed)):
                 await self.restart(name)
 
-    async def restart(self, name: str) -> None:
+    async def restart(self, name: str, because: str = "changed") -> None:
         """Let a service drain, start it again, and return once it is ready or died."""
         child = self.children[name]
         self._restarting.add(name)
         try:
-            with self._stage("reload", f"{name} changed, starting it again") as done:
+            with self._stage("reload", f"{name} {because}, starting it again") as done:
                 await child.stop()
                 await child.start()
                 await child.ready(self.session, READY_SECONDS)

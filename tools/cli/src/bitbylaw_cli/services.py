@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,9 @@ _BIN = Path(sys.executable).parent
 _LOOK_SECONDS = 0.05
 _STOP_SECONDS = 7.0
 """How long a service may take to drain; a little more than the drain it is told."""
+
+
+_KILLED = 128 + signal.SIGKILL
 
 
 class Child:
@@ -78,6 +82,11 @@ class Child:
         """Whether it ended without being asked to."""
         return self._wanted and self._process is not None and not self._process.running
 
+    @property
+    def killed(self) -> bool:
+        """Whether it died by SIGKILL, and not of a fault of its own."""
+        return self.died and self._process is not None and self._process.exit_code == _KILLED
+
     def death(self) -> CommandError:
         """Return what to tell when it died: which, the end of its log, what to do."""
         code = None if self._process is None else self._process.exit_code
@@ -97,7 +106,9 @@ class ServiceChild(Child):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         command = [str(_BIN / f"bitbylaw-{app.name}")]
-        super().__init__(app.name, command, {**env, "HTTP_PORT": str(self.port)}, log)
+        # A name that stays lets the group know it again at once after a kill.
+        own = {"HTTP_PORT": str(self.port), "BBL_INSTANCE": f"{app.name}-0"}
+        super().__init__(app.name, command, {**env, **own}, log)
 
     async def ready(self, session: aiohttp.ClientSession, seconds: float) -> None:
         """Return once it is ready.

@@ -81,7 +81,9 @@ class Desk(Generic[D]):
 
     Attributes:
         owns: whether this very ownership of a partition still stands.
-        hold: called with +1 and -1 around a wait for Kafka; meanwhile no run starts.
+        released: called when the last wait for Kafka is over.
+        holding: how many runs wait for Kafka; meanwhile none starts.
+        schedule_topic, base_topic, dlq_topic: what the worker keeps for itself.
     """
 
     app: App[D]
@@ -91,33 +93,27 @@ class Desk(Generic[D]):
     locks: Locks
     options: WorkerOptions
     owns: Callable[[Partition], bool]
-    hold: Callable[[int], None]
+    released: Callable[[], None]
     logger: StepLogger
     schedule: Schedule = field(default_factory=Schedule)
-    health: dict[str, StepHealth] = field(default_factory=dict)
+    holding: int = 0
+    health: dict[str, StepHealth] = field(init=False)
+    schedule_topic: str = field(init=False)
+    base_topic: str = field(init=False)
+    dlq_topic: str = field(init=False)
+    _steps: dict[str, Step[Any, Any, D]] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Name the topics that the worker keeps for itself."""
+        """Look up once what every record asks for."""
         self.health = {step.name: StepHealth() for step in self.app.steps}
-
-    @property
-    def schedule_topic(self) -> str:
-        """Where the schedule lies."""
-        return topics.schedule(self.app.name).name
-
-    @property
-    def base_topic(self) -> str:
-        """Where the base lies."""
-        return topics.base(self.app.name).name
-
-    @property
-    def dlq_topic(self) -> str:
-        """Where the dead letters lie."""
-        return topics.dlq(self.app.name).name
+        self.schedule_topic = topics.schedule(self.app.name).name
+        self.base_topic = topics.base(self.app.name).name
+        self.dlq_topic = topics.dlq(self.app.name).name
+        self._steps = {step.name: step for step in self.app.steps}
 
     def step(self, name: str) -> Step[Any, Any, D]:
         """Return the declared step."""
-        return next(step for step in self.app.steps if step.name == name)
+        return self._steps[name]
 
     async def append(self, records: Sequence[Outgoing], partition: Partition) -> list[Position]:
         """Append until acknowledged; while Kafka is away no new run starts.
@@ -135,13 +131,16 @@ class Desk(Generic[D]):
                 pause = min(pause * 2, 5.0)
 
     async def pause(self, down: LogUnavailableError, seconds: float) -> None:
-        """Wait for Kafka, and let nothing start meanwhile."""
-        self.logger.warning("Kafka does not acknowledge; no new run starts", error=str(down))
-        self.hold(+1)
+        """Wait for Kafka, and let nothing start meanwhile; the first that waits says so."""
+        if not self.holding:
+            self.logger.warning("Kafka does not acknowledge; no new run starts", error=str(down))
+        self.holding += 1
         try:
             await self.clock.sleep(seconds)
         finally:
-            self.hold(-1)
+            self.holding -= 1
+            if not self.holding:
+                self.released()
 
     def still_owner(self, partition: Partition) -> None:
         """Return if this ownership stands.

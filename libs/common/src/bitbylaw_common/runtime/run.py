@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from bitbylaw_common import logs
@@ -24,27 +24,23 @@ def run(app: App[Any]) -> None:
     Exit codes: 0 stopped in order, 2 the environment does not fit, 70 a consumer broke and the
     process must be started anew.
     """
-    sys.exit(run_apps([app], dict(os.environ)))  # noqa: TID251 - the one reader
-
-
-def run_apps(apps: Sequence[App[Any]], env: Mapping[str, str]) -> int:
-    """Run apps in this process until a signal; return the exit code."""
+    env = dict(os.environ)  # noqa: TID251 - the one reader
     try:
         runtime = RuntimeSettings.from_env(env)
         logs.configure(runtime.log_format, runtime.log_level, secrets=secret_values(env))
-        return asyncio.run(_until_told(apps, env))
+        sys.exit(asyncio.run(_until_told(app, env)))
     except SettingsError as unfit:
         print(unfit, file=sys.stderr)  # noqa: T201 - there is no log before there are settings
-        return EXIT_SETTINGS
+        sys.exit(EXIT_SETTINGS)
 
 
-async def _until_told(apps: Sequence[App[Any]], env: Mapping[str, str]) -> int:
+async def _until_told(app: App[Any], env: Mapping[str, str]) -> int:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    logger = step_logger(service="+".join(app.name for app in apps))
-    async with hosting(apps, env) as process:
+    logger = step_logger(service=app.name)
+    async with hosting([app], env) as process:
         logger.info("serving", url=process.url)
         waits = {asyncio.create_task(told.wait()), asyncio.create_task(process.broken.wait())}
         _, idle = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

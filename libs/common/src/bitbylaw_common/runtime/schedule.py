@@ -102,6 +102,13 @@ class Schedule:
         """Return the entries, the next due first."""
         return sorted((entry for _, entry in self._entries.values()), key=lambda e: e.due)
 
+    def counts(self) -> dict[Kind, int]:
+        """Return how many entries of each kind wait."""
+        found: dict[Kind, int] = {"retry": 0, "wait": 0, "tick": 0}
+        for _, entry in self._entries.values():
+            found[entry.kind] += 1
+        return found
+
     def get(self, key: LaneKey) -> ScheduleEntry | None:
         """Return the key's entry."""
         found = self._entries.get(key)

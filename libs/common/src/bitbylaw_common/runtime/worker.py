@@ -48,7 +48,7 @@ class Worker(Generic[D]):
             locks,
             options,
             owns=self._owns,
-            hold=self._hold,
+            released=self._pump,
             logger=step_logger(service=app.name),
         )
         self._pipeline = Pipeline(self._desk)
@@ -59,7 +59,6 @@ class Worker(Generic[D]):
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
-        self._holding = 0
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._by_topic = {
             trigger.topic.name: (step, trigger.topic)
@@ -72,6 +71,9 @@ class Worker(Generic[D]):
             for number, _ in enumerate(step.triggers)
         }
         self._requests = topics.requests(app.name)
+        # Set for every record: the labels are looked up once.
+        self._running_gauge = metrics.LANES_RUNNING.labels(app.name)
+        self._ready_gauge = metrics.LANES_READY.labels(app.name)
 
     @property
     def schedule(self) -> Schedule:
@@ -249,9 +251,7 @@ class Worker(Generic[D]):
         metrics.BYTES_IN_FLIGHT.labels(self.app.name).set(
             sum(p.bytes_waiting for p in self._partitions.values())
         )
-        entries = self._desk.schedule.entries()
-        for kind in ("retry", "wait", "tick"):
-            count = sum(1 for entry in entries if entry.kind == kind)
+        for kind, count in self._desk.schedule.counts().items():
             metrics.SCHEDULE_ENTRIES.labels(self.app.name, kind).set(count)
 
     # From a record to its lane ----------------------------------------------------------------
@@ -260,10 +260,10 @@ class Worker(Generic[D]):
         position = Position(record.topic, record.partition, record.offset)
         try:
             if record.topic == self._requests.name:
-                step, given, event, cause = self._requested(record)
+                step, given, event, cause, envelope = self._requested(record)
             else:
                 step, topic = self._by_topic[record.topic]
-                event, _ = codec.decode(topic, record)
+                event, envelope = codec.decode(topic, record)
                 given, cause = event, "record"
             _at_home(event, record)
         except DecodeError as unreadable:
@@ -281,7 +281,7 @@ class Worker(Generic[D]):
         item = Item(
             given,
             event,
-            codec.envelope(record),
+            envelope,
             record.partition,
             cause,
             position,
@@ -291,13 +291,16 @@ class Worker(Generic[D]):
         entity = "cron" if isinstance(given, Tick) else event.entity
         return LaneKey(step.name, entity, event.key), item, step.coalesce
 
-    def _requested(self, record: Record) -> tuple[Step[Any, Any, D], object, Event, Cause]:
-        asked, _ = codec.decode(self._requests, record)
+    def _requested(
+        self, record: Record
+    ) -> tuple[Step[Any, Any, D], object, Event, Cause, codec.Envelope]:
+        asked, envelope = codec.decode(self._requests, record)
         step = self._functions.get(asked.function_id)
         if step is None:
             raise DecodeError(f"{record.topic}: it asks for a function that is not declared")
         if step.cron_triggers:
-            return step, Tick(self._desk.clock.now(), asked.run_id, manual=True), asked, "request"
+            tick = Tick(self._desk.clock.now(), asked.run_id, manual=True)
+            return step, tick, asked, "request", envelope
         if not step.queue_triggers or asked.requested is None:
             raise DecodeError(
                 f"{record.topic}: {asked.function_id} cannot be run with this request"
@@ -311,7 +314,7 @@ class Worker(Generic[D]):
             ) from None
         if event.key != asked.subject:
             raise DecodeError(f"{record.topic}: the request's subject is not its event's key")
-        return step, event, event, "request"
+        return step, event, event, "request", envelope
 
     def _due_item(self, entry: ScheduleEntry, partition: int) -> Item:
         step = self._desk.step(entry.step)
@@ -337,15 +340,10 @@ class Worker(Generic[D]):
         current = self._partitions.get(partition.number)
         return current is not None and current.epoch == partition.epoch
 
-    def _hold(self, change: int) -> None:
-        self._holding += change
-        if not self._holding:
-            self._pump()
-
     def _pump(self) -> None:
         while (
             not self._stopping
-            and not self._holding
+            and not self._desk.holding
             and len(self._running) < self._desk.options.concurrency
             and (work := self._lanes.take()) is not None
         ):
@@ -362,8 +360,8 @@ class Worker(Generic[D]):
         self._pump()
 
     def _settle(self) -> None:
-        metrics.LANES_RUNNING.labels(self.app.name).set(len(self._running))
-        metrics.LANES_READY.labels(self.app.name).set(self._lanes.ready)
+        self._running_gauge.set(len(self._running))
+        self._ready_gauge.set(self._lanes.ready)
         if self._running or (self._lanes.ready and not self._stopping):
             self._idle.clear()
         else:
@@ -385,8 +383,6 @@ class Worker(Generic[D]):
         for position in work.positions:
             part.offsets[position.topic].finished(position.offset)
         part.bytes_waiting -= work.size
-
-    # Writing ----------------------------------------------------------------------------------
 
     # Loading ----------------------------------------------------------------------------------
 

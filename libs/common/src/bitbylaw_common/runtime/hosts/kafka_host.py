@@ -1,6 +1,7 @@
 """Hosts one consuming app on Kafka: fetch, deliver, commit after the work, rebalance, stop."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
@@ -123,8 +124,7 @@ class KafkaHost(Generic[D]):
             )
         for record in records:
             self.worker.deliver(record)
-        for topic in {record.topic for record in records}:
-            count = sum(1 for record in records if record.topic == topic)
+        for topic, count in Counter(record.topic for record in records).items():
             metrics.RECORDS_CONSUMED.labels(self._app.name, topic).inc(count)
         self.worker.fire_due()
         self.worker.measure()

@@ -18,6 +18,7 @@ from bitbylaw_common.kafka import codec
 from bitbylaw_common.kafka.admin import admin
 from bitbylaw_common.kafka.log import KafkaLog, from_kafka
 from bitbylaw_common.locks import NoLocks
+from bitbylaw_common.retry import LADDER
 from bitbylaw_common.runtime import ApiRequest, ApiResponse
 from bitbylaw_common.runtime.dead_letters import DeadLetter
 from bitbylaw_common.runtime.desk import WorkerOptions
@@ -86,7 +87,7 @@ class MemoryHarness:
 
     def __init__(self) -> None:
         self.ledger = Ledger()
-        self.ladder: tuple[timedelta, ...] = WorkerOptions().ladder
+        self.ladder: tuple[timedelta, ...] = LADDER
         self.rung = timedelta(minutes=1)
         self._host = MemoryHost()
         self._frozen = False
@@ -175,7 +176,7 @@ class KafkaHarness:
         self._clock = SystemClock()
         self._log = KafkaLog(self._connect, service="toy")
         self._opened = AsyncExitStack()
-        self._app = toy(self.ledger)
+        self._app = toy(self.ledger, ladder=self.ladder)
         # Topics are made once; things of a name of their own keep the tests apart.
         self._mark = self.ledger.mark = uuid.uuid4().hex[:8]
         self._tail = AIOKafkaConsumer(**self._connect, auto_offset_reset="latest")
@@ -222,7 +223,7 @@ class KafkaHarness:
             log=self._log,
             clock=self._clock,
             locks=NoLocks(),
-            options=WorkerOptions(ladder=self.ladder),
+            options=WorkerOptions(),
             instance=None,
             drain_seconds=5,
         )
@@ -284,7 +285,7 @@ class KafkaHarness:
     def freeze(self) -> None:
         assert self._host is not None
         desk = self._host.worker._desk
-        desk.options = replace(desk.options, ladder=NEVER)
+        desk.app = replace(desk.app, ladder=NEVER)
 
     def records(self, topic: Topic[Any]) -> list[Record]:
         return self._read.get(topic.name, [])

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from bitbylaw_common.events import Event
 from bitbylaw_common.outcomes import Done, Outcome, Skipped
+from bitbylaw_common.retry import LADDER
 from bitbylaw_common.runtime import (
     ApiRequest,
     ApiResponse,
@@ -139,14 +140,16 @@ async def toy_post(request: ApiRequest[bytes], ctx: Context[Ledger]) -> ApiRespo
     return ApiResponse(200, {"event_id": event_id})
 
 
-def toy(ledger: Ledger, name: str = "toy") -> App[Ledger]:
+def toy(
+    ledger: Ledger, name: str = "toy", *, ladder: tuple[timedelta, ...] = LADDER
+) -> App[Ledger]:
     """Return the app, working on `ledger`; `name` is its group, too."""
 
     @asynccontextmanager
     async def open_deps(env: Mapping[str, str]) -> AsyncIterator[Ledger]:
         yield ledger
 
-    return App(name, [toy_sync, toy_order, toy_cron, toy_post], open_deps)
+    return App(name, [toy_sync, toy_order, toy_cron, toy_post], open_deps, ladder)
 
 
 def state(effects: int, run_id: str) -> ThingBase:

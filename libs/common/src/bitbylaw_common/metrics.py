@@ -61,9 +61,13 @@ RETRIES = _counter("bitbylaw_retries_total", "Retries planned", "service", "step
 RECORDS_COALESCED = _counter("bitbylaw_records_coalesced_total", "Records answered by another's run", "service", "step")
 # 1 from the halt to the resume
 STEP_HALTED = _gauge("bitbylaw_step_halted", "Whether a step is halted", "service", "step")
+# 1 while an operator wants no run of it
+STEP_PAUSED = _gauge("bitbylaw_step_paused", "Whether a step is paused", "service", "step")
+# most runs rejected, over many keys, none ended well; at most once a minute while that lasts
+REJECTED_SURGES = _counter("bitbylaw_rejected_surges_total", "Times that rejections prevailed", "service", "step")
 # error: name of the error class, or Rejected, Deadline, Bug, Undecodable
 DEAD_LETTERS = _counter("bitbylaw_dead_letters_total", "Records given up", "service", "error")
-# source: a topic's name, or base, schedule
+# source: event, base, schedule, control
 UNDECODABLE = _counter("bitbylaw_undecodable_records_total", "Records whose bytes do not fit", "service", "source")
 # phase: intent end
 JOURNAL_RECORDS = _counter("bitbylaw_journal_records_total", "Journal records written", "service", "phase")
@@ -78,6 +82,8 @@ BYTES_IN_FLIGHT = _gauge("bitbylaw_records_in_flight_bytes", "Their size in memo
 PROGRESS_AT = _gauge("bitbylaw_consumer_progress_timestamp_seconds", "Last time the consumer moved", "service")
 # result: done failed refused (another member owns the partition)
 COMMITS = _counter("bitbylaw_commits_total", "Offset commits", "service", "result")
+# reason: refused (by the group) fenced (by another writer) lease (no heartbeat in time) unknown
+PARTITIONS_LOST = _counter("bitbylaw_partitions_lost_total", "Partitions lost without a rebalance", "service", "reason")
 LANES_RUNNING = _gauge("bitbylaw_lanes_running", "Keys being worked on", "service")
 # what autoscaling goes by
 LANES_READY = _gauge("bitbylaw_lanes_ready", "Keys that wait for a free place", "service")
@@ -93,6 +99,15 @@ OUTSIDE_REQUESTS = _counter("bitbylaw_outside_requests_total", "Calls", "system"
 OUTSIDE_SECONDS = _histogram("bitbylaw_outside_request_seconds", "How long calls took", _RUN_SECONDS, "system", "operation")
 # 1 while steps that need the system do not start
 CIRCUIT_OPEN = _gauge("bitbylaw_circuit_open", "Whether calls are held back", "system")
+CIRCUIT_OPENINGS = _counter("bitbylaw_circuit_openings_total", "Times that a circuit opened", "system")
+# result: answered failed
+CIRCUIT_PROBES = _counter("bitbylaw_circuit_probes_total", "Probes of held back systems", "system", "result")
+# cause: circuit (open) patience (it sent a 429) rate (no room in time); nothing was sent
+CALLS_HELD_BACK = _counter("bitbylaw_calls_held_back_total", "Calls not sent, to spare a system", "system", "cause")
+# priority: interactive sync; only of calls with a rate limit
+RATE_WAIT_SECONDS = _histogram("bitbylaw_rate_wait_seconds", "Wait for the rate limit", _DELAY_SECONDS, "system", "priority")
+# Redis did not answer: each process counts alone, so together they may be faster
+RATE_STORE_DOWN = _counter("bitbylaw_rate_store_down_total", "Calls limited without the others", "system")
 
 # -- Redis: do locks work? ------------------------------------------------------------------------
 REDIS_UP = _gauge("bitbylaw_redis_up", "Whether Redis answered last time")
@@ -100,9 +115,15 @@ REDIS_UP = _gauge("bitbylaw_redis_up", "Whether Redis answered last time")
 LOCK_WAITS = _counter("bitbylaw_lock_waits_total", "Runs put off for a lock", "entity")
 # Redis did not answer; the log alone kept the order
 LOCK_STORE_DOWN = _counter("bitbylaw_lock_store_down_total", "Runs without their lock", "entity")
+# its time ran out while the process stood still or Redis was away, and another took it
+LOCKS_LOST = _counter("bitbylaw_locks_lost_total", "Locks that changed hands during the run", "entity")
 
 # -- Kafka: does it take what we write? -----------------------------------------------------------
 KAFKA_APPEND_SECONDS = _histogram("bitbylaw_kafka_append_seconds", "From append to acknowledgement", _ANSWER_SECONDS)
+# base and schedule, one transaction for all that waited meanwhile
+STATE_WRITE_SECONDS = _histogram("bitbylaw_state_write_seconds", "How long a transaction took", _ANSWER_SECONDS)
+# reason: fenced (another worker took over) unknown (no answer in time)
+STATE_WRITE_FAILURES = _counter("bitbylaw_state_write_failures_total", "Transactions not committed", "reason")
 # reason: refused late error
 KAFKA_APPEND_FAILURES = _counter("bitbylaw_kafka_append_failures_total", "Appends not acknowledged", "reason")
 KAFKA_BYTES_WAITING = _gauge("bitbylaw_kafka_waiting_bytes", "Bytes that wait for acknowledgement")
@@ -130,6 +151,8 @@ HTTP_BODY_BYTES = _gauge("bitbylaw_http_body_bytes", "Bytes of request bodies in
 # -- the process ----------------------------------------------------------------------------------
 # everything else waits as long as this
 LOOP_LAG_SECONDS = _histogram("bitbylaw_loop_lag_seconds", "How late the loop woke a sleeper", _LAG_SECONDS)
+# result: sent, failed (the collector did not take them), dropped (too many waited for it)
+TRACE_SPANS = _counter("bitbylaw_trace_spans_total", "Spans by what became of them", "result")
 # always 1; the labels tell
 BUILD_INFO = _gauge("bitbylaw_build_info", "Which code runs", "service", "version", "python")
 # fmt: on

@@ -75,10 +75,15 @@ ENV: tuple[EnvName, ...] = (
     EnvName("CONCURRENCY", "runtime", False, "64", "keys worked on at once in one process"),
     EnvName("BBL_INSTANCE", "runtime", False, None, "stable name of this worker (a StatefulSet's pod name); only with it group membership is static"),
     EnvName("BBL_VERSION", "runtime", False, "dev", "version of the running code, as journal and metrics show it"),
+    EnvName("BBL_SESSION_SECONDS", "runtime", False, "30", "a process that Kafka hears nothing of for so long loses its partitions"),
     EnvName("BBL_DRAIN_SECONDS", "runtime", False, None, "how long stopping may take to finish what runs; else the longest handler deadline plus 10"),
     EnvName("BBL_GRACE_SECONDS", "runtime", False, None, "after how long the platform kills a stopping process; checked against the drain at start"),
     EnvName("BBL_CONTROL_KEY", "runtime", True, None, "key that the control routes and the console ask for, at least 16 characters"),
     EnvName("BBL_DIGEST_KEY", "runtime", True, None, "key of the digests kept as last agreed state, at least 16 bytes; a new one makes every record a first sync"),
+    EnvName("OTEL_EXPORTER_OTLP_ENDPOINT", "runtime", False, None, "base address of an OpenTelemetry collector that takes OTLP over HTTP, such as http://collector:4318; unset: no spans are exported"),
+    EnvName("OTEL_EXPORTER_OTLP_HEADERS", "runtime", True, None, "what the collector asks for: name=value, separated by commas, values percent-encoded"),
+    EnvName("OTEL_EXPORTER_OTLP_CERTIFICATE", "runtime", False, None, "PEM file of the authority that signed the collector; else the usual ones"),
+    EnvName("OTEL_TRACES_SAMPLER_ARG", "runtime", False, "1", "share of the traces begun here that are recorded, 0 to 1; a trace begun elsewhere stays as it is"),
     EnvName("HTTP_HOST", "http", False, "127.0.0.1", "address to listen on; 0.0.0.0 needs keys and webhook secrets"),
     EnvName("HTTP_PORT", "http", False, "3111", "port to listen on; 0 takes a free one"),
     EnvName("LOG_FORMAT", "logs", False, "json", "json (one object a line) or console (banners and colours)"),
@@ -107,6 +112,7 @@ ENV: tuple[EnvName, ...] = (
     EnvName("ESPOCRM_MARVIN_API_KEY", "espocrm", True, None, "older name of ESPOCRM_API_KEY"),
     EnvName("ESPOCRM_API_TIMEOUT_SECONDS", "espocrm", False, "30", "longest wait for an answer, in seconds"),
     EnvName("ESPOCRM_METADATA_TTL_SECONDS", "espocrm", False, "300", "how long EspoCRM's list of fields is believed, in seconds"),
+    EnvName("ESPOCRM_RATE_PER_SECOND", "espocrm", False, None, "calls a second at most, of all processes together; else as fast as it answers"),
     EnvName("ESPOCRM_WEBHOOK_SECRETS", "espocrm", True, None, "secrets of the webhooks: webhookid=secret, separated by commas; webhookid=old|new while one is exchanged"),
     EnvName("XAI_API_KEY", "xai", True, None, "key for files (xai-...)"),
     EnvName("XAI_MANAGEMENT_KEY", "xai", True, None, "key for collections (xai-token-...)"),
@@ -115,6 +121,7 @@ ENV: tuple[EnvName, ...] = (
     EnvName("XAI_MANAGEMENT_URL", "xai", False, "https://management-api.x.ai", "where collections are managed"),
     EnvName("XAI_API_TIMEOUT_SECONDS", "xai", False, "30", "longest wait for an answer, in seconds"),
     EnvName("XAI_UPLOAD_TIMEOUT_SECONDS", "xai", False, "120", "longest time an upload may take, in seconds"),
+    EnvName("XAI_RATE_PER_SECOND", "xai", False, None, "calls a second at most, of all processes together; else as fast as it answers"),
     EnvName("XAI_SETTLE_SECONDS", "xai", False, "180", "after an upload without an answer: how long until it is looked for again, in seconds"),
     EnvName("XAI_FILE_POLICY", "xai", False, "keep", "the file of a deleted or unlinked document: keep or delete"),
     EnvName("DOCUMENT_COLLECTION_LINKS", "documents", False, "cAIKnowledges:datenbankId:aktivierungsstatus", "links that lead to collections: link:field of the collection id:field of its activation, separated by commas"),
@@ -151,6 +158,11 @@ PREFIXES = (
     "INGEST_",
     "KAFKA_",
     "LOG_",
+    # Whole names: clusters and the collector's own tools set other names that begin with OTEL_.
+    "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_TRACES_SAMPLER_ARG",
     "REDIS_",
     "XAI_",
 )
@@ -161,6 +173,7 @@ _FOREIGN = frozenset({"HTTP_PROXY"})
 
 _INJECTED = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
 _INJECTED_PORT = re.compile(r"^(tcp|udp|sctp)://")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _SECRET_FILE_LIMIT_BYTES = 64 * 1024
 _REMEMBERED_AT_LEAST = 6
 
@@ -241,6 +254,10 @@ def _hidden_parts(row: EnvName, value: str) -> Iterator[str]:
     if row.name == "ESPOCRM_WEBHOOK_SECRETS":
         for entry in value.split(","):
             yield from (part.strip() for part in entry.partition("=")[2].split("|"))
+    if row.name == "OTEL_EXPORTER_OTLP_HEADERS":
+        for entry in value.split(","):
+            text = entry.partition("=")[2].strip()
+            yield from (text, unquote(text), unquote(text).rpartition(" ")[2])
     if "://" in value:
         login = value.partition("://")[2].rpartition("@")[0]
         password = login.partition(":")[2]
@@ -467,10 +484,22 @@ def _webhook_secrets(value: object) -> object:
     return secrets
 
 
+def _otlp_headers(secret: SecretStr) -> SecretStr:
+    for number, entry in enumerate(secret.get_secret_value().split(","), start=1):
+        name, equals, value = entry.partition("=")
+        if not equals or not _HEADER_NAME.fullmatch(name.strip()):
+            raise ValueError(f"entry {number} must be name=value, the name that of an HTTP header")
+        text = unquote(value.strip())
+        if not text.isascii() or not text.isprintable():
+            raise ValueError(f"the value of entry {number} cannot be sent in an HTTP header")
+    return secret
+
+
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 """An http or https address without its last slash."""
 
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+RatePerSecond = Annotated[float, Field(ge=0.01, le=100_000, allow_inf_nan=False)]
 ReadableFile = Annotated[Path, AfterValidator(_readable_file)]
 Key = Annotated[SecretStr, AfterValidator(_long_enough)]
 WebhookSecrets = Annotated[Mapping[str, tuple[SecretStr, ...]], BeforeValidator(_webhook_secrets)]
@@ -494,6 +523,9 @@ class RuntimeSettings(EnvModel):
     concurrency: Annotated[int, Field(ge=1, le=4096)] = Field(64, validation_alias="CONCURRENCY")
     instance: str | None = Field(None, validation_alias="BBL_INSTANCE")
     version: str = Field("dev", validation_alias="BBL_VERSION")
+    session_seconds: Annotated[float, Field(ge=6, le=300)] = Field(
+        30.0, validation_alias="BBL_SESSION_SECONDS"
+    )
     drain_seconds: Seconds | None = Field(None, validation_alias="BBL_DRAIN_SECONDS")
     grace_seconds: Seconds | None = Field(None, validation_alias="BBL_GRACE_SECONDS")
     control_key: Key | None = Field(None, validation_alias="BBL_CONTROL_KEY")
@@ -645,6 +677,7 @@ class EspoSettings(EnvModel):
     )
     timeout_seconds: Seconds = Field(30, validation_alias="ESPOCRM_API_TIMEOUT_SECONDS")
     metadata_ttl_seconds: Seconds = Field(300, validation_alias="ESPOCRM_METADATA_TTL_SECONDS")
+    rate_per_second: RatePerSecond | None = Field(None, validation_alias="ESPOCRM_RATE_PER_SECOND")
 
 
 class XaiSettings(EnvModel):
@@ -660,6 +693,7 @@ class XaiSettings(EnvModel):
     )
     timeout_seconds: Seconds = Field(30, validation_alias="XAI_API_TIMEOUT_SECONDS")
     upload_timeout_seconds: Seconds = Field(120, validation_alias="XAI_UPLOAD_TIMEOUT_SECONDS")
+    rate_per_second: RatePerSecond | None = Field(None, validation_alias="XAI_RATE_PER_SECOND")
 
 
 class WebhookSettings(EnvModel):
@@ -700,3 +734,45 @@ class DigestSettings(EnvModel):
     """The key of the digests in `{service}.base`."""
 
     digest_key: Key = Field(validation_alias="BBL_DIGEST_KEY")
+
+
+class TraceSettings(EnvModel):
+    """Where spans go; nowhere without an endpoint."""
+
+    endpoint: HttpUrl | None = Field(None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    headers: Annotated[SecretStr, AfterValidator(_otlp_headers)] | None = Field(
+        None, validation_alias="OTEL_EXPORTER_OTLP_HEADERS"
+    )
+    certificate: ReadableFile | None = Field(
+        None, validation_alias="OTEL_EXPORTER_OTLP_CERTIFICATE"
+    )
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        1, validation_alias="OTEL_TRACES_SAMPLER_ARG"
+    )
+
+    @model_validator(mode="after")
+    def _base(self) -> Self:
+        if self.endpoint is not None and self.endpoint.endswith("/v1/traces"):
+            raise ValueError(
+                "OTEL_EXPORTER_OTLP_ENDPOINT is the collector's base address: "
+                "leave out /v1/traces, which is added"
+            )
+        return self
+
+    @property
+    def traces_url(self) -> str:
+        """Where spans are posted.
+
+        Raises:
+            SettingsError: there is no endpoint.
+        """
+        if self.endpoint is None:
+            raise SettingsError("OTEL_EXPORTER_OTLP_ENDPOINT is not set")
+        return f"{self.endpoint}/v1/traces"
+
+    def header_values(self) -> dict[str, str]:
+        """Return the headers to send along, in clear: for the request and for nothing else."""
+        if self.headers is None:
+            return {}
+        pairs = (entry.partition("=") for entry in self.headers.get_secret_value().split(","))
+        return {name.strip(): unquote(value.strip()) for name, _, value in pairs}

@@ -5,16 +5,26 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError, KafkaError
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaError,
+    RebalanceInProgressError,
+)
+from aiokafka.structs import OffsetAndMetadata
 
 from bitbylaw_common.errors import LogUnavailableError
 from bitbylaw_common.kafka.assignor import NumberAssignor
 from bitbylaw_common.kafka.log import from_kafka
+from bitbylaw_common.runtime.offsets import Commit
 from bitbylaw_common.runtime.ports import Record
 from bitbylaw_common.topics import LARGE_RECORD_BYTES
 
-SESSION_MS = 30_000
-Partitions = Callable[[frozenset[int]], Awaitable[None]]
+HEARTBEATS_PER_SESSION = 10
+Place = tuple[str, int]
+Assigned = Callable[[frozenset[int], Mapping[Place, Commit]], Awaitable[None]]
+Revoked = Callable[[frozenset[int]], Awaitable[None]]
+Refused = Callable[[], None]
 Broken = Callable[[Exception], None]
 
 
@@ -26,11 +36,14 @@ class GroupConsumer:
         group: the service's name.
         topics: what to subscribe to; each has the same partitions.
         instance: static membership under this id; None for dynamic.
+        session_seconds: without a heartbeat for so long the group gives the partitions to others.
         rebalance_seconds: how long the group waits for a member that drains.
-        assigned: called with the numbers that are owned in every topic, perhaps none, before any
-            record of them is fetched.
+        assigned: called with the numbers that are owned in every topic, perhaps none, and their
+            commits, before any record of them is fetched.
         revoked: called before the numbers are given up; commits inside it still count.
-        broken: told what either of them raised; the member must not go on then.
+        refused: called when the group answers a heartbeat or a commit as it does to a stranger:
+            the partitions belong to others already.
+        broken: told what `assigned` or `revoked` raised; the member must not go on then.
     """
 
     def __init__(
@@ -40,12 +53,15 @@ class GroupConsumer:
         group: str,
         topics: Sequence[str],
         instance: str | None,
+        session_seconds: float,
         rebalance_seconds: float,
-        assigned: Partitions,
-        revoked: Partitions,
+        assigned: Assigned,
+        revoked: Revoked,
+        refused: Refused,
         broken: Broken,
     ) -> None:
         self._topics = tuple(topics)
+        self._session_seconds = session_seconds
         self._consumer = AIOKafkaConsumer(
             **options,
             group_id=group,
@@ -54,8 +70,8 @@ class GroupConsumer:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             partition_assignment_strategy=(NumberAssignor,),
-            session_timeout_ms=SESSION_MS,
-            heartbeat_interval_ms=3_000,
+            session_timeout_ms=int(session_seconds * 1000),
+            heartbeat_interval_ms=int(session_seconds * 1000 / HEARTBEATS_PER_SESSION),
             max_poll_interval_ms=int(rebalance_seconds * 1000) + 60_000,
             rebalance_timeout_ms=int(rebalance_seconds * 1000),
             isolation_level="read_committed",
@@ -63,8 +79,12 @@ class GroupConsumer:
             max_partition_fetch_bytes=LARGE_RECORD_BYTES // 12,
         )
         self._listener = _Listener(self._topics, assigned, revoked, broken)
+        self._refused = refused
+        self._beat_at = 0.0
         self._paused: frozenset[TopicPartition] = frozenset()
+        self._paused_under = -1
         self._polling: asyncio.Task[tuple[int, dict[TopicPartition, list[Any]]]] | None = None
+        self._sought: set[TopicPartition] = set()
 
     async def start(self) -> None:
         """Connect and join.
@@ -79,8 +99,37 @@ class GroupConsumer:
             raise LogUnavailableError(
                 f"no Kafka broker answers at KAFKA_BOOTSTRAP_SERVERS: {type(down).__name__}"
             ) from down
+        self._watch_heartbeats()
         self._listener.consumer = self._consumer
         self._consumer.subscribe(list(self._topics), listener=self._listener)
+
+    def _watch_heartbeats(self) -> None:
+        """Learn of each heartbeat's answer: aiokafka only logs it.
+
+        An accepted one renews the lease from the moment it was sent; one after which the generation
+        is reset was refused.
+        """
+        coordinator = self._consumer._coordinator  # noqa: SLF001 - there is no public way
+        beat = coordinator._do_heartbeat  # noqa: SLF001
+
+        async def watched() -> bool:
+            sent, generation = asyncio.get_running_loop().time(), coordinator.generation
+            accepted: bool = await beat()
+            if accepted:
+                self._beat_at = sent
+            elif coordinator.generation != generation:
+                self._refused()
+            return accepted
+
+        coordinator._do_heartbeat = watched  # noqa: SLF001
+
+    def holds_lease(self) -> bool:
+        """Whether the group still counts on this member, as far as it can know.
+
+        So after a freeze the first question is answered rightly, before any heartbeat is.
+        """
+        silent = asyncio.get_running_loop().time() - max(self._beat_at, self._listener.joined_at)
+        return silent < self._session_seconds
 
     async def stop(self) -> None:
         """Leave: a dynamic member tells the group, a static one keeps its place."""
@@ -102,6 +151,7 @@ class GroupConsumer:
         # While the group rebalances, getmany waits without end: it goes on beside the loop, which
         # must see a stop, and its answer counts only for the ownership it was drained under.
         if self._polling is None:
+            self._sought.clear()
             self._polling = asyncio.create_task(self._poll(seconds, records))
         done, _ = await asyncio.wait({self._polling}, timeout=seconds * 2)
         if not done:
@@ -117,6 +167,8 @@ class GroupConsumer:
         missing: list[str] = []
         fetched: list[Record] = []
         for place, found in batches.items():
+            if place in self._sought:
+                continue
             first = found[0].offset
             if first > expected.get(place, first):
                 missing.append(f"{place.topic}:{place.partition}:{expected[place]}-{first - 1}")
@@ -130,29 +182,75 @@ class GroupConsumer:
         batches = await self._consumer.getmany(timeout_ms=int(seconds * 1000), max_records=records)
         return self._listener.generation, batches
 
-    def pause(self, *, on: bool) -> None:
-        """Stop or go on fetching; membership and polling go on either way."""
+    def hold_back(self, places: Collection[Place]) -> None:
+        """Fetch nothing of these, go on with all others; membership and polling go on either way."""
+        if not self._listener.settled:
+            return
+        generation = self._listener.generation
+        if generation != self._paused_under:
+            self._paused, self._paused_under = frozenset(), generation
+        wanted = frozenset(TopicPartition(*place) for place in places)
+        if wanted == self._paused:
+            return
         assigned = frozenset(self._consumer.assignment())
-        if on and self._paused != assigned:
-            self._consumer.pause(*assigned)
-            self._paused = assigned
-        elif not on and self._paused:
-            self._consumer.resume(*(self._paused & assigned))
-            self._paused = frozenset()
+        if stopping := (wanted - self._paused) & assigned:
+            self._consumer.pause(*stopping)
+        if going := (self._paused - wanted) & assigned:
+            self._consumer.resume(*going)
+        self._paused = wanted
 
-    async def commit(self, offsets: Mapping[tuple[str, int], int]) -> bool:
+    async def read_on(self, starts: Mapping[Place, int | None]) -> None:
+        """Fetch these again from their starts; None is the beginning.
+
+        What was fetched of them and not taken yet is dropped: it would be taken before what lies
+        ahead of it.
+
+        Raises:
+            LogUnavailableError: the broker cannot be asked.
+        """
+        assigned = self._consumer.assignment()
+        beginnings = []
+        for place, start in starts.items():
+            where = TopicPartition(*place)
+            if where not in assigned:
+                continue
+            self._sought.add(where)
+            self._listener.expected.pop(where, None)
+            if start is None:
+                beginnings.append(where)
+            else:
+                self._consumer.seek(where, start)
+                self._listener.expected[where] = start
+        if beginnings:
+            try:
+                await self._consumer.seek_to_beginning(*beginnings)
+            except (KafkaError, OSError) as down:
+                raise LogUnavailableError(f"seek failed: {type(down).__name__}") from down
+
+    async def commit(self, commits: Mapping[Place, Commit]) -> bool:
         """Commit; False when the group refused because the partitions are no longer ours.
 
         Raises:
-            LogUnavailableError: the broker cannot be asked; the commit may have happened.
+            LogUnavailableError: the broker cannot be asked, or the group is just rebalancing; the
+                commit may have happened.
         """
-        if not offsets:
+        if not commits:
             return True
         try:
             await self._consumer.commit(
-                {TopicPartition(*place): offset for place, offset in offsets.items()}
+                {
+                    TopicPartition(*place): OffsetAndMetadata(commit.offset, commit.metadata)
+                    for place, commit in commits.items()
+                }
             )
-        except CommitFailedError:
+        except CommitFailedError as failed:
+            if isinstance(failed.__cause__, RebalanceInProgressError):
+                raise LogUnavailableError("commit put off: the group is rebalancing") from failed
+            self._refused()
+            return False
+        except IllegalStateError:
+            # Between two assignments nothing is assigned; the next owner goes on from the commit
+            # before this one.
             return False
         except KafkaError as down:
             raise LogUnavailableError(f"commit failed: {type(down).__name__}") from down
@@ -174,10 +272,16 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ca
 
     aiokafka logs what a callback raises and goes on, with partitions that nobody works on; here
     it is told to `broken`, so that the process ends and begins anew.
+
+    Attributes:
+        expected: the offset that comes next in each partition.
+        generation: tells one assignment from the next.
+        settled: no callback is at work.
+        joined_at: when the group last gave out its partitions, by the loop's clock.
     """
 
     def __init__(
-        self, topics: Sequence[str], assigned: Partitions, revoked: Partitions, broken: Broken
+        self, topics: Sequence[str], assigned: Assigned, revoked: Revoked, broken: Broken
     ) -> None:
         self._topics = topics
         self._assigned = assigned
@@ -186,11 +290,14 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ca
         self._numbers: frozenset[int] = frozenset()
         self.expected: dict[TopicPartition, int] = {}
         self.generation = 0
+        self.settled = False
+        self.joined_at = float("-inf")
         self.consumer: AIOKafkaConsumer | None = None
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         """Give up all that is owned: aiokafka rebalances eagerly, so all is revoked at once."""
         self.generation += 1
+        self.settled = False
         leaving, self._numbers = self._numbers, frozenset()
         try:
             if leaving:
@@ -206,23 +313,30 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ca
             for topic in self._topics
         ]
         self._numbers = frozenset(set.intersection(*numbers)) if numbers else frozenset()
+        self.joined_at = asyncio.get_running_loop().time()
         try:
             # aiokafka calls back beside the fetch loop: a record fetched before the state is
             # loaded would be delivered to nobody.
             if self.consumer is not None:
                 self.consumer.pause(*assigned)
-                await self._expect(self.consumer, tuple(assigned))
-            await self._assigned(self._numbers)
-            if self.consumer is not None:
+                commits = await self._committed(self.consumer, tuple(assigned))
+                await self._assigned(self._numbers, commits)
                 self.consumer.resume(*assigned)
         except Exception as error:  # noqa: BLE001 - aiokafka would swallow whatever it is
             self._broken(error)
+        self.settled = True
 
-    async def _expect(self, consumer: AIOKafkaConsumer, places: tuple[TopicPartition, ...]) -> None:
-        """Learn from the commits which record comes next in each partition."""
-        commits = await asyncio.gather(*(consumer.committed(place) for place in places))
-        self.expected = {
-            place: commit
-            for place, commit in zip(places, commits, strict=True)
-            if commit is not None
+    async def _committed(
+        self, consumer: AIOKafkaConsumer, places: tuple[TopicPartition, ...]
+    ) -> dict[Place, Commit]:
+        """Return the commits, and learn from them which record comes next in each partition."""
+        # The public `committed` drops the metadata and asks partition by partition.
+        fetch = consumer._coordinator.fetch_committed_offsets  # noqa: SLF001
+        found: dict[TopicPartition, OffsetAndMetadata] = await fetch(list(places))
+        commits = {
+            place: Commit(commit.offset, commit.metadata or "")
+            for place, commit in found.items()
+            if commit.offset >= 0
         }
+        self.expected = {place: commit.offset for place, commit in commits.items()}
+        return {(place.topic, place.partition): commit for place, commit in commits.items()}

@@ -12,8 +12,9 @@ from aiokafka.errors import KafkaError
 from bitbylaw_common import metrics
 from bitbylaw_common.errors import LogUnavailableError
 from bitbylaw_common.kafka.codec import partition_of
+from bitbylaw_common.kafka.state import KafkaState
 from bitbylaw_common.logs import step_logger
-from bitbylaw_common.runtime.ports import Outgoing, Position, Record
+from bitbylaw_common.runtime.ports import Outgoing, Position, Record, State
 from bitbylaw_common.topics import LARGE_RECORD_BYTES, MIB
 
 BYTES_WAITING = 64 * MIB
@@ -118,6 +119,10 @@ class KafkaLog:
     def bytes_waiting(self) -> int:
         """Bytes handed to Kafka that are not acknowledged yet."""
         return self._waiting
+
+    async def take_over(self, service: str, partition: int) -> State:
+        """Become the only writer of the partition's state; see `Log.take_over`."""
+        return await KafkaState.taken_over(self._options, service, partition)
 
     async def append(self, records: Sequence[Outgoing]) -> list[Position]:
         """Append all; see `Log.append`. At most `BYTES_WAITING` wait at once.

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 from bitbylaw_common.errors import DeclarationError
+from bitbylaw_common.retry import LADDER
 from bitbylaw_common.runtime.step import Step
 from bitbylaw_common.topics import Topic
 
@@ -16,6 +18,9 @@ D = TypeVar("D")
 class App(Generic[D]):
     """A service: its name (also its consumer group), its steps, and how to open what they need.
 
+    Attributes:
+        ladder: the pauses between the attempts of a failing run.
+
     Raises:
         DeclarationError: two steps share a name, a route or, in one app, a topic.
     """
@@ -23,6 +28,7 @@ class App(Generic[D]):
     name: str
     steps: Sequence[Step[Any, Any, D]]
     open_deps: Callable[[Mapping[str, str]], AbstractAsyncContextManager[D]]
+    ladder: tuple[timedelta, ...] = LADDER
 
     def __post_init__(self) -> None:
         """Refuse declarations that could not be told apart at run time."""

@@ -2,18 +2,25 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from bitbylaw_common import topics, tracing
 from bitbylaw_common.clock import Clock
 from bitbylaw_common.errors import LogUnavailableError, OwnershipLost, UndeclaredTopicError
 from bitbylaw_common.kafka import codec
-from bitbylaw_common.retry import LADDER
 from bitbylaw_common.runtime.app import App
 from bitbylaw_common.runtime.context import Emit, StepLogger
 from bitbylaw_common.runtime.offsets import Offsets
-from bitbylaw_common.runtime.ports import Locks, Log, Outgoing, Position, Record
+from bitbylaw_common.runtime.ports import (
+    Gates,
+    Locks,
+    Log,
+    Outgoing,
+    Position,
+    Record,
+    State,
+)
 from bitbylaw_common.runtime.schedule import Schedule
 from bitbylaw_common.runtime.step import Step
 
@@ -27,17 +34,17 @@ class WorkerOptions:
     Attributes:
         instance: names this process in journal and functions.
         concurrency: how many keys run at once.
-        records_in_flight, bytes_in_flight: beyond either, delivery pauses.
+        records_in_flight: beyond it delivery of a partition pauses, so that one key with a long
+            queue holds up its partition at most.
+        bytes_in_flight: beyond it all delivery pauses.
         code_version: goes into journal and dead letters.
-        ladder: pauses between attempts.
     """
 
     instance: str = "local"
     concurrency: int = 64
-    records_in_flight: int = 5_000
+    records_in_flight: int = 10_000
     bytes_in_flight: int = 64 * topics.MIB
     code_version: str = "dev"
-    ladder: tuple[timedelta, ...] = LADDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,7 @@ class Partition:
 
     Attributes:
         epoch: tells this ownership from an earlier one of the same partition.
+        state: writes base and schedule; refused as soon as another worker took over.
         base: what both sides agreed on last, by `{entity}:{id}`.
         bytes_waiting: held for records whose outcome is not acknowledged yet.
         draining: it is being given up; nothing starts any more.
@@ -61,6 +69,7 @@ class Partition:
 
     number: int
     epoch: int
+    state: State
     offsets: dict[str, Offsets] = field(default_factory=dict)
     base: dict[bytes, bytes] = field(default_factory=dict)
     bytes_waiting: int = 0
@@ -81,6 +90,7 @@ class Desk(Generic[D]):
 
     Attributes:
         owns: whether this very ownership of a partition still stands.
+        lost: told when it turned out that it does not.
         released: called when the last wait for Kafka is over.
         holding: how many runs wait for Kafka; meanwhile none starts.
         schedule_topic, base_topic, dlq_topic: what the worker keeps for itself.
@@ -91,8 +101,10 @@ class Desk(Generic[D]):
     log: Log
     clock: Clock
     locks: Locks
+    gates: Gates
     options: WorkerOptions
     owns: Callable[[Partition], bool]
+    lost: Callable[[Partition], None]
     released: Callable[[], None]
     logger: StepLogger
     schedule: Schedule = field(default_factory=Schedule)
@@ -129,6 +141,27 @@ class Desk(Generic[D]):
             except LogUnavailableError as down:
                 await self.pause(down, pause)
                 pause = min(pause * 2, 5.0)
+
+    async def keep(self, records: Sequence[Outgoing], partition: Partition) -> None:
+        """Write what only the owner may: base and schedule, with the records that belong to them.
+
+        All or nothing; returns once acknowledged.
+
+        Raises:
+            OwnershipLost: another worker took over, or nobody knows whether it was written; then
+                the partition is taken over anew, and the record runs again.
+        """
+        self.still_owner(partition)
+        try:
+            await partition.state.write(records)
+        except OwnershipLost:
+            self.lost(partition)
+            raise
+        except LogUnavailableError as down:
+            self.lost(partition)
+            raise OwnershipLost(
+                f"the state of partition {partition.number} is unknown: {down}"
+            ) from down
 
     async def pause(self, down: LogUnavailableError, seconds: float) -> None:
         """Wait for Kafka, and let nothing start meanwhile; the first that waits says so."""

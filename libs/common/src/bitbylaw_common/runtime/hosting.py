@@ -181,6 +181,7 @@ async def hosting(
                 locks=locks,
                 options=options,
                 instance=runtime.instance,
+                session_seconds=runtime.session_seconds,
                 drain_seconds=runtime.drain_seconds,
             )
             opened.push_async_callback(hosted.consumer.close)

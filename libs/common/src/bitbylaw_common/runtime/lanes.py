@@ -1,7 +1,7 @@
 """Lanes: at most one run per key at once, keys in fair order of arrival (pure)."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -33,6 +33,7 @@ class Item:
         source: the record's topic and raw form, to schedule it again; see `schedule.Carried`.
         position: where the record lies; None when it came from the schedule.
         size: bytes held in memory for it.
+        replay: the replay that asked for it; empty when none did.
     """
 
     given: object
@@ -43,6 +44,7 @@ class Item:
     position: Position | None = None
     topic: str = ""
     size: int = 0
+    replay: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Work:
         positions: the records this run answers.
         answers: how many items it answers.
         causes: why it runs.
+        links: the traces of what it answers besides the last, the newest few.
     """
 
     key: LaneKey
@@ -62,6 +65,10 @@ class Work:
     answers: int
     causes: frozenset[Cause]
     size: int
+    links: tuple[str, ...] = ()
+
+
+LINKS_KEPT = 32
 
 
 @dataclass(slots=True)
@@ -70,10 +77,19 @@ class _Lane:
     waiting: deque[Item] = field(default_factory=deque)
     positions: list[Position] = field(default_factory=list)
     causes: set[Cause] = field(default_factory=set)
+    links: deque[str] = field(default_factory=lambda: deque(maxlen=LINKS_KEPT))
     answers: int = 0
     size: int = 0
     running: bool = False
     queued: bool = False
+
+    def clear(self) -> int:
+        """Forget what waits; return how many items that were."""
+        dropped = self.answers if self.coalesce else len(self.waiting)
+        self.waiting.clear()
+        self.links.clear()
+        self.positions, self.causes, self.answers, self.size = [], set(), 0, 0
+        return dropped
 
 
 class Lanes:
@@ -81,54 +97,100 @@ class Lanes:
 
     def __init__(self) -> None:
         self._lanes: dict[LaneKey, _Lane] = {}
-        self._ready: deque[LaneKey] = deque()
+        # A queue for each step, because a step that may not start must not hold up another; the
+        # numbers keep the order of arrival between them.
+        self._ready: dict[str, deque[tuple[int, LaneKey]]] = {}
+        self._runs: dict[str, int] = {}
+        self._serial = 0
         self.waiting = 0
         self.running = 0
 
     @property
     def ready(self) -> int:
-        """How many keys could start now."""
-        return len(self._ready)
+        """How many keys wait for nothing but a free place."""
+        return sum(map(len, self._ready.values()))
 
-    def add(self, key: LaneKey, item: Item, *, coalesce: bool) -> None:
+    def ready_by_step(self) -> Mapping[str, int]:
+        """Return how many keys of each step wait for nothing but a free place."""
+        return {step: len(keys) for step, keys in self._ready.items() if keys}
+
+    def running_of(self, step: str) -> int:
+        """Return how many runs of a step are under way."""
+        return self._runs.get(step, 0)
+
+    def waiting_behind(self, key: LaneKey) -> int:
+        """Return how many items wait for a key."""
+        lane = self._lanes.get(key)
+        if lane is None:
+            return 0
+        return lane.answers if lane.coalesce else len(lane.waiting)
+
+    def add(self, key: LaneKey, item: Item, *, coalesce: bool) -> int:
         """Let `item` wait for its key; it always gets a run that starts after this call.
 
         Args:
             coalesce: what waits for the key is answered by one run; only its offsets and the last
                 item are kept.
+
+        Returns:
+            How many bytes of items that were waiting need not be held any more.
         """
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = _Lane(coalesce)
+        spared = 0
         if coalesce:
-            lane.waiting.clear()
+            if lane.waiting:
+                spared = lane.size
+                if trace := lane.waiting[-1].envelope.traceparent:
+                    lane.links.append(trace)
+                lane.waiting.clear()
             if item.position is not None:
                 lane.positions.append(item.position)
             lane.causes.add(item.cause)
             lane.answers += 1
-            lane.size += item.size
+            lane.size = item.size
         lane.waiting.append(item)
         self.waiting += 1
         self._queue(key, lane)
+        return spared
 
-    def take(self) -> Work | None:
-        """Return the next run and count it as running; None when no key could start."""
-        if not self._ready:
+    def take(self, room: Callable[[str], int | None] | None = None) -> Work | None:
+        """Return the next run and count it as running; None when no key could start.
+
+        Args:
+            room: how many runs of a step may be under way at once; None for no limit.
+        """
+        first: deque[tuple[int, LaneKey]] | None = None
+        for step, keys in self._ready.items():
+            if not keys or (first is not None and first[0][0] < keys[0][0]):
+                continue
+            limit = None if room is None else room(step)
+            if limit is None or self._runs.get(step, 0) < limit:
+                first = keys
+        if first is None:
             return None
-        key = self._ready.popleft()
+        _, key = first.popleft()
         lane = self._lanes[key]
         lane.queued, lane.running = False, True
         item = lane.waiting.popleft()
         if lane.coalesce:
             work = Work(
-                key, item, tuple(lane.positions), lane.answers, frozenset(lane.causes), lane.size
+                key,
+                item,
+                tuple(lane.positions),
+                lane.answers,
+                frozenset(lane.causes),
+                lane.size,
+                tuple(lane.links),
             )
-            lane.positions, lane.causes, lane.answers, lane.size = [], set(), 0, 0
+            lane.clear()
         else:
             positions = () if item.position is None else (item.position,)
             work = Work(key, item, positions, 1, frozenset({item.cause}), item.size)
         self.waiting -= work.answers
         self.running += 1
+        self._runs[key.step] = self._runs.get(key.step, 0) + 1
         return work
 
     def finish(self, key: LaneKey) -> None:
@@ -136,6 +198,7 @@ class Lanes:
         lane = self._lanes[key]
         lane.running = False
         self.running -= 1
+        self._runs[key.step] -= 1
         if lane.waiting:
             self._queue(key, lane)
         else:
@@ -151,18 +214,21 @@ class Lanes:
         for key, lane in list(self._lanes.items()):
             if not lane.waiting or lane.waiting[-1].partition not in gone:
                 continue
-            dropped += lane.answers if lane.coalesce else len(lane.waiting)
-            lane.waiting.clear()
-            lane.positions, lane.causes, lane.answers, lane.size = [], set(), 0, 0
-            if lane.queued:
-                lane.queued = False
-                self._ready.remove(key)
+            dropped += lane.clear()
+            lane.queued = False
             if not lane.running:
                 del self._lanes[key]
+        for step, keys in self._ready.items():
+            self._ready[step] = deque(
+                (serial, key)
+                for serial, key in keys
+                if key in self._lanes and self._lanes[key].queued
+            )
         self.waiting -= dropped
         return dropped
 
     def _queue(self, key: LaneKey, lane: _Lane) -> None:
         if not lane.running and not lane.queued:
             lane.queued = True
-            self._ready.append(key)
+            self._serial += 1
+            self._ready.setdefault(key.step, deque()).append((self._serial, key))

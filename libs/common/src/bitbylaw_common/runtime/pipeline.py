@@ -8,9 +8,9 @@ so a crash anywhere means "run again", and what runs again finds what was done.
 import asyncio
 import base64
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
@@ -156,7 +156,7 @@ class Run(Generic[D]):
             {"traceparent": self.trace.header, codec.ORIGIN: self.origin},
             self.partition.number,
         )
-        await self.desk.log.append([base, self.journal("intent")] if intent else [base])
+        await self.desk.keep([base, self.journal("intent")] if intent else [base], self.partition)
         if intent:
             metrics.JOURNAL_RECORDS.labels(self.desk.app.name, "intent").inc()
         if value is None:
@@ -244,14 +244,31 @@ class Run(Generic[D]):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """The last of a run that left nothing in the schedule: its journal.
+
+    Attributes:
+        journal: to be acknowledged before the run's offsets are finished.
+        then: counts the run.
+    """
+
+    journal: Outgoing
+    then: Callable[[], None]
+
+
 class Pipeline(Generic[D]):
     """Carries runs out, one call each."""
 
     def __init__(self, desk: Desk[D]) -> None:
         self.desk = desk
 
-    async def carry_out(self, work: Work, run: Run[D]) -> None:
-        """Run the step; return once its outcome is acknowledged.
+    async def carry_out(self, work: Work, run: Run[D]) -> Closing | None:
+        """Run the step; return once its outcome is acknowledged, or only its journal is missing.
+
+        Returns:
+            What is left to write, where nothing but the journal is: the key's next run need not
+            wait for that. None when everything is acknowledged.
 
         Raises:
             OwnershipLost: the partition went to another worker; nothing was written since.
@@ -268,7 +285,7 @@ class Pipeline(Generic[D]):
                 run.logger.error("a handler answered what nothing can be made of", exc_info=unfit)
                 unusable = Retry("the handler's answer is unusable; see the log", error="Bug")
                 verdict = self._verdict(unusable, run, bug=True)
-            await self._settle_run(step, work, run, verdict)
+            return await self._settle_run(step, work, run, verdict)
 
     def _verdict(self, outcome: Outcome, run: Run[D], *, bug: bool) -> Verdict:
         verdict = judge(
@@ -277,7 +294,7 @@ class Pipeline(Generic[D]):
             self.desk.clock.now(),
             bug=bug,
             unchanged=outcome is run.unchanged,
-            ladder=self.desk.options.ladder,
+            ladder=self.desk.app.ladder,
         )
         early = run.entry is not None and run.entry.kind == "retry" and not run.awaited
         if verdict.kind == "retry" and early and not run.new_sight and run.entry is not None:
@@ -337,24 +354,28 @@ class Pipeline(Generic[D]):
 
     async def _settle_run(
         self, step: Step[Any, Any, D], work: Work, run: Run[D], verdict: Verdict
-    ) -> None:
+    ) -> Closing | None:
         now = self.desk.clock.now()
         entry = self._entry_after(step, work, run, verdict, now)
-        records = [run.journal("end", verdict=verdict, due=verdict.due)]
+        journal = run.journal("end", verdict=verdict, due=verdict.due)
+        kept: list[Outgoing] = []
         if verdict.death is not None:
             letter = run.dead_letter(verdict, now)
-            records.append(_outgoing(self.desk.dlq_topic, work.key, letter.to_bytes(), run))
-        keep = verdict.keep_entry and run.entry is not None
+            kept.append(_outgoing(self.desk.dlq_topic, work.key, letter.to_bytes(), run))
+        forget = run.entry is not None and not verdict.keep_entry
         if entry is not None:
-            records.append(_outgoing(self.desk.schedule_topic, work.key, entry.to_bytes(), run))
-        elif run.entry is not None and not keep:
-            records.append(_outgoing(self.desk.schedule_topic, work.key, None, run))
-        await self.desk.append(records, run.partition)
+            kept.append(_outgoing(self.desk.schedule_topic, work.key, entry.to_bytes(), run))
+        elif forget:
+            kept.append(_outgoing(self.desk.schedule_topic, work.key, None, run))
+        if not kept:
+            return Closing(journal, lambda: self._count(step, run, verdict, now))
+        await self.desk.keep([*kept, journal], run.partition)
         if entry is not None:
             self.desk.schedule.put(entry, run.partition.number)
-        elif run.entry is not None and not keep:
+        elif forget:
             self.desk.schedule.remove(work.key)
         self._count(step, run, verdict, now)
+        return None
 
     def _entry_after(
         self,

@@ -1,6 +1,6 @@
-"""What the runtime needs of the outside, as protocols: a log of records, and locks."""
+"""What the runtime needs of the outside, as protocols: a log of records, locks, leave to start."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -55,8 +55,38 @@ class Position:
     offset: int
 
 
+class State(Protocol):
+    """What only the owner of a partition may write: base and schedule, with what belongs to them.
+
+    Taking a partition over makes every earlier `State` of it useless, also one whose holder was
+    frozen in the middle of a write.
+    """
+
+    async def write(self, records: Sequence[Outgoing]) -> None:
+        """Append all or nothing, and return once that is acknowledged.
+
+        Raises:
+            OwnershipLost: another worker took the partition over; nothing was written.
+            LogUnavailableError: nobody knows whether it was written; this `State` is of no use any
+                more, and the partition must be taken over and loaded anew.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go; returns within seconds, also when Kafka is away."""
+        ...
+
+
 class Log(Protocol):
     """Kafka, as the runtime needs it."""
+
+    async def take_over(self, service: str, partition: int) -> State:
+        """Become the only writer of the partition's state; earlier ones are refused from now on.
+
+        Raises:
+            LogUnavailableError: Kafka did not agree in time.
+        """
+        ...
 
     async def append(self, records: Sequence[Outgoing]) -> list[Position]:
         """Append all and return once every one is acknowledged by all in-sync replicas.
@@ -90,3 +120,60 @@ class Locks(Protocol):
             when somebody else holds it: do no work.
         """
         ...
+
+
+class Gates(Protocol):
+    """Which steps may start: paused, halted and ramping ones may not, or not many at once."""
+
+    def room(self, step: str) -> int | None:
+        """Return how many runs of the step may be under way at once; None for no limit."""
+        ...
+
+    def ended(self, step: str, key: str, outcome: str) -> None:
+        """Note how a run ended: done, skipped, wait, retry, rejected, bug."""
+        ...
+
+    def unreadable(self, step: str, key: str) -> None:
+        """Note a record on one of the step's topics that could not be read."""
+        ...
+
+    def cancelled(self, replay: str) -> bool:
+        """Whether a replay was called off: what it asked for is passed over."""
+        ...
+
+    def listen(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever `room` may answer more than before."""
+        ...
+
+
+class Circuits(Protocol):
+    """Which outside systems are held back."""
+
+    def room(self, systems: Sequence[str]) -> int | None:
+        """Return how many runs that need these systems may be under way; None for no limit."""
+        ...
+
+    def listen(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever `room` may answer more than before."""
+        ...
+
+
+class OpenGates:
+    """Every step may start; for tests and for apps nobody pauses."""
+
+    def room(self, step: str) -> int | None:
+        """Set no limit."""
+        return None
+
+    def ended(self, step: str, key: str, outcome: str) -> None:
+        """Take no note."""
+
+    def unreadable(self, step: str, key: str) -> None:
+        """Take no note."""
+
+    def cancelled(self, replay: str) -> bool:
+        """Call nothing off."""
+        return False
+
+    def listen(self, changed: Callable[[], None]) -> None:
+        """Never change."""

@@ -4,30 +4,60 @@ A host feeds it (`assign`, `deliver`, `fire_due`, `revoke`) and commits what `co
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from bitbylaw_common import metrics, topics
 from bitbylaw_common.clock import Clock
-from bitbylaw_common.errors import DecodeError, OwnershipLost
+from bitbylaw_common.errors import DecodeError, LogUnavailableError, OwnershipLost
 from bitbylaw_common.events import Event
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.logs import step_logger
 from bitbylaw_common.runtime.app import App
 from bitbylaw_common.runtime.desk import Desk, Partition, StepHealth, Unreadable, WorkerOptions
 from bitbylaw_common.runtime.lanes import Cause, Item, LaneKey, Lanes, Work
-from bitbylaw_common.runtime.offsets import Offsets
-from bitbylaw_common.runtime.pipeline import Pipeline, Run, new_run_id, next_tick
-from bitbylaw_common.runtime.ports import Locks, Log, Outgoing, Position, Record
+from bitbylaw_common.runtime.offsets import Commit, Offsets
+from bitbylaw_common.runtime.pipeline import Closing, Pipeline, Run, new_run_id, next_tick
+from bitbylaw_common.runtime.ports import (
+    Circuits,
+    Gates,
+    Locks,
+    Log,
+    OpenGates,
+    Outgoing,
+    Position,
+    Record,
+    State,
+)
 from bitbylaw_common.runtime.schedule import Schedule, ScheduleEntry
 from bitbylaw_common.runtime.step import Step
 from bitbylaw_common.runtime.triggers import Tick
 
 D = TypeVar("D")
+Place = tuple[str, int]
+"""A topic's name and a partition."""
+
+JOURNALS_TOGETHER = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Underway:
+    """One run under way."""
+
+    work: Work
+    began: datetime
 
 
 class Worker(Generic[D]):
-    """One app at work on the partitions it owns. Lives on one event loop."""
+    """One app at work on the partitions it owns. Lives on one event loop.
+
+    Args:
+        gates: which steps may start.
+        lease: whether the group still counts this process as its member, as far as the process can
+            know; asked before every effect and every write.
+    """
 
     def __init__(
         self,
@@ -38,6 +68,8 @@ class Worker(Generic[D]):
         clock: Clock,
         locks: Locks,
         options: WorkerOptions,
+        gates: Gates | None = None,
+        lease: Callable[[], bool] = lambda: True,
     ) -> None:
         self.app = app
         self._desk = Desk(
@@ -46,16 +78,24 @@ class Worker(Generic[D]):
             log,
             clock,
             locks,
+            gates or OpenGates(),
             options,
             owns=self._owns,
+            lost=self._lost,
             released=self._pump,
             logger=step_logger(service=app.name),
         )
+        self._lease = lease
+        self._circuits: Circuits | None = getattr(deps, "circuits", None)
         self._pipeline = Pipeline(self._desk)
         self._lanes = Lanes()
         self._partitions: dict[int, Partition] = {}
+        self._voided: dict[int, dict[str, Offsets]] = {}
         self._epochs = 0
-        self._running: dict[asyncio.Task[None], Work] = {}
+        self._running: dict[asyncio.Task[None], Underway] = {}
+        self._closing: list[tuple[Partition, Work, Closing]] = []
+        self._recording: asyncio.Task[None] | None = None
+        self._letting_go: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
@@ -74,6 +114,9 @@ class Worker(Generic[D]):
         # Set for every record: the labels are looked up once.
         self._running_gauge = metrics.LANES_RUNNING.labels(app.name)
         self._ready_gauge = metrics.LANES_READY.labels(app.name)
+        self._desk.gates.listen(self._pump)
+        if self._circuits is not None:
+            self._circuits.listen(self._pump)
 
     @property
     def schedule(self) -> Schedule:
@@ -98,16 +141,35 @@ class Worker(Generic[D]):
         return frozenset(self._partitions)
 
     @property
+    def voided(self) -> frozenset[int]:
+        """The partitions that must be taken over anew, because their state is not certain."""
+        return frozenset(self._voided)
+
+    @property
     def full(self) -> bool:
-        """Whether delivery must pause: too many records or bytes are held."""
-        unfinished = sum(
-            o.unfinished for p in self._partitions.values() for o in p.offsets.values()
-        )
+        """Whether delivery of everything must pause: too many bytes are held."""
         held = sum(p.bytes_waiting for p in self._partitions.values())
-        return (
-            unfinished >= self._desk.options.records_in_flight
-            or held >= self._desk.options.bytes_in_flight
-        )
+        return held >= self._desk.options.bytes_in_flight
+
+    def held_back(self) -> frozenset[Place]:
+        """Return what must not be delivered now.
+
+        A partition that holds too much, alone or because all together do, and the topics of a step
+        that may not start: nothing else waits behind it.
+        """
+        everything = self.full
+        limit = self._desk.options.records_in_flight
+        held: set[Place] = set()
+        for number, part in self._partitions.items():
+            unfinished = sum(offsets.unfinished for offsets in part.offsets.values())
+            crowded = any(offsets.crowded for offsets in part.offsets.values())
+            if everything or crowded or unfinished >= limit:
+                held.update((topic, number) for topic in self.subscribed)
+        for topic, (step, _) in self._by_topic.items():
+            if self._room(step.name) == 0:
+                held.update((topic, number) for number in self._partitions)
+        held.update((topic, number) for number in self._voided for topic in self.subscribed)
+        return frozenset(held)
 
     @property
     def busy(self) -> bool:
@@ -127,21 +189,62 @@ class Worker(Generic[D]):
 
     # What a host does -------------------------------------------------------------------------
 
-    async def assign(self, partitions: Collection[int]) -> None:
-        """Take over partitions: load schedule and base to their ends, then work may start.
+    async def assign(
+        self, partitions: Collection[int], commits: Mapping[Place, Commit] | None = None
+    ) -> None:
+        """Take over partitions: fence the old owner, load schedule and base, then work may start.
+
+        Args:
+            commits: the last acknowledged commit of each topic and partition that has one.
 
         Raises:
-            LogUnavailableError: they could not be loaded; nothing was taken over.
+            LogUnavailableError: they could not be taken over or loaded; nothing was.
         """
+        offsets: dict[int, dict[str, Offsets]] = {number: {} for number in partitions}
+        for (topic, number), commit in (commits or {}).items():
+            if number in offsets:
+                offsets[number][topic] = Offsets.restored(commit)
+        await self._take_over(offsets)
+
+    async def retake(self) -> dict[Place, int | None]:
+        """Take the voided partitions over anew; the host is sure that the group gave them to it.
+
+        Returns:
+            Where each topic must be read on, of the partitions that were taken; None for its
+            beginning.
+
+        Raises:
+            LogUnavailableError: as `assign`; they stay voided.
+        """
+        voided = dict(self._voided)
+        await self._take_over(voided)
+        for number in voided:
+            self._voided.pop(number, None)
+        return {
+            (topic, number): offsets[topic].position if topic in offsets else None
+            for number, offsets in voided.items()
+            for topic in self.subscribed
+        }
+
+    async def _take_over(self, wanted: Mapping[int, dict[str, Offsets]]) -> None:
+        states = await self._fence(wanted)
         taken: dict[int, Partition] = {}
-        for number in partitions:
+        for number, offsets in wanted.items():
             self._epochs += 1
-            taken[number] = Partition(number, self._epochs)
-        entries = await self._load(taken)
+            taken[number] = Partition(number, self._epochs, states[number], offsets)
+        try:
+            entries = await self._load(taken)
+            for number, entry in entries.values():
+                self._desk.schedule.put(entry, number)
+            await self._plan_ticks(taken)
+        except BaseException as failed:
+            for number, part in taken.items():
+                self._desk.schedule.drop(number)
+                self._let_go(part)
+            if isinstance(failed, OwnershipLost):
+                raise LogUnavailableError(f"overtaken while loading: {failed}") from failed
+            raise
         self._partitions.update(taken)
-        for number, entry in entries.values():
-            self._desk.schedule.put(entry, number)
-        await self._plan_ticks(frozenset(taken))
         self.fire_due()
 
     async def revoke(self, partitions: Collection[int], *, drain_seconds: float) -> None:
@@ -153,7 +256,7 @@ class Worker(Generic[D]):
         for number in leaving:
             self._partitions[number].draining = True
         self._lanes.drop(leaving)
-        running = [t for t, work in self._running.items() if work.item.partition in leaving]
+        running = [t for t, run in self._running.items() if run.work.item.partition in leaving]
         if running:
             _, late = await asyncio.wait(running, timeout=drain_seconds)
             for task in late:
@@ -161,13 +264,31 @@ class Worker(Generic[D]):
             if late:
                 self._desk.logger.warning("cancelled after the drain", runs=len(late))
                 await asyncio.wait(late, timeout=5)
+        if self._recording is not None:
+            await asyncio.wait({self._recording}, timeout=5)
 
     def forget(self, partitions: Collection[int]) -> None:
         """Drop the state of partitions that were revoked and committed."""
         for number in partitions:
-            if self._partitions.pop(number, None) is not None:
+            self._voided.pop(number, None)
+            part = self._partitions.pop(number, None)
+            if part is not None:
                 self._desk.schedule.drop(number)
+                self._let_go(part)
         self._settle()
+
+    def lose(self, reason: str) -> None:
+        """The group counts this process as no member any more: cancel every run where it is.
+
+        Args:
+            reason: "refused" by the group.
+        """
+        metrics.PARTITIONS_LOST.labels(self.app.name, reason).inc(len(self._partitions))
+        leaving = frozenset(self._partitions) | frozenset(self._voided)
+        self._lanes.drop(leaving)
+        self.forget(leaving)
+        for task in self._running:
+            task.cancel()
 
     async def stop(self, *, drain_seconds: float) -> None:
         """Start nothing more and drain everything; `commits` then has the last word."""
@@ -177,11 +298,19 @@ class Worker(Generic[D]):
     async def abandon(self) -> None:
         """Cancel every run where it is, as a killed process would; nothing is drained."""
         self._stopping = True
-        running = list(self._running)
+        running: list[asyncio.Task[None]] = list(self._running)
+        if self._recording is not None:
+            running.append(self._recording)
         for task in running:
             task.cancel()
         if running:
             await asyncio.wait(running, timeout=5)
+        await self.released()
+
+    async def released(self) -> None:
+        """Return once what was given up is closed; within seconds."""
+        if self._letting_go:
+            await asyncio.wait(self._letting_go, timeout=10)
 
     def fail(self, reason: BaseException) -> None:
         """Declare the worker broken; `failure` and `idle` raise it, nothing starts any more."""
@@ -197,9 +326,8 @@ class Worker(Generic[D]):
             return
         if not part.offsets.setdefault(record.topic, Offsets()).delivered(record.offset):
             return
-        part.bytes_waiting += record.size
         key, item, coalesce = self._lane_of(record)
-        self._lanes.add(key, item, coalesce=coalesce)
+        part.bytes_waiting += record.size - self._lanes.add(key, item, coalesce=coalesce)
         self._pump()
 
     def fire_due(self) -> None:
@@ -225,24 +353,26 @@ class Worker(Generic[D]):
                 )
                 continue
             step = self._desk.step(entry.step)
-            self._lanes.add(entry.lane, item, coalesce=step.coalesce)
+            spared = self._lanes.add(entry.lane, item, coalesce=step.coalesce)
+            if (part := self._partitions.get(partition)) is not None:
+                part.bytes_waiting -= spared
         self._pump()
 
-    def commits(self) -> dict[tuple[str, int], int]:
-        """Return what may be committed now: (topic, partition) to the next offset to read."""
+    def commits(self) -> dict[Place, Commit]:
+        """Return what may be committed now: (topic, partition) to the commit to make."""
         return {
-            (topic, part.number): offset
+            (topic, part.number): commit
             for part in self._partitions.values()
             for topic, offsets in part.offsets.items()
-            if (offset := offsets.committable) is not None
+            if (commit := offsets.commit()) is not None
         }
 
-    def committed(self, offsets: Mapping[tuple[str, int], int]) -> None:
-        """Note that the broker acknowledged this commit."""
-        for (topic, partition), offset in offsets.items():
+    def committed(self, commits: Mapping[Place, Commit]) -> None:
+        """Note that the broker acknowledged these commits."""
+        for (topic, partition), commit in commits.items():
             part = self._partitions.get(partition)
             if part is not None and topic in part.offsets:
-                part.offsets[topic].committed(offset)
+                part.offsets[topic].committed(commit)
 
     def measure(self) -> None:
         """Tell the metrics how much is held and how much waits for its time."""
@@ -338,31 +468,74 @@ class Worker(Generic[D]):
 
     def _owns(self, partition: Partition) -> bool:
         current = self._partitions.get(partition.number)
-        return current is not None and current.epoch == partition.epoch
+        return current is not None and current.epoch == partition.epoch and self._lease()
+
+    def _room(self, step: str) -> int | None:
+        """Return how many runs of a step may be under way; the narrowest limit counts."""
+        limit = self._desk.gates.room(step)
+        if self._circuits is None or not step:
+            return limit
+        needs = self._desk.step(step).needs
+        room = self._circuits.room(needs) if needs else None
+        if limit is None or room is None:
+            return limit if room is None else room
+        return min(limit, room)
+
+    def _lost(self, part: Partition) -> None:
+        """Void a partition: cancel its runs, keep what is known to be finished, for `retake`."""
+        current = self._partitions.get(part.number)
+        if current is not part or part.draining:
+            return
+        metrics.PARTITIONS_LOST.labels(self.app.name, "unknown").inc()
+        self._desk.logger.warning(
+            "the state of a partition is not certain; it is taken over anew", partition=part.number
+        )
+        del self._partitions[part.number]
+        self._voided[part.number] = {
+            topic: offsets.rewound() for topic, offsets in part.offsets.items()
+        }
+        self._lanes.drop({part.number})
+        self._desk.schedule.drop(part.number)
+        self._let_go(part)
+        itself = asyncio.current_task()
+        for task, run in self._running.items():
+            if run.work.item.partition == part.number and task is not itself:
+                task.cancel()
+
+    def _let_go(self, part: Partition) -> None:
+        closing = asyncio.create_task(part.state.close())
+        self._letting_go.add(closing)
+        closing.add_done_callback(self._letting_go.discard)
 
     def _pump(self) -> None:
         while (
             not self._stopping
             and not self._desk.holding
             and len(self._running) < self._desk.options.concurrency
-            and (work := self._lanes.take()) is not None
+            and (work := self._lanes.take(self._room)) is not None
         ):
             task = asyncio.create_task(self._work(work), name=f"{self.app.name} {work.key.step}")
-            self._running[task] = work
+            self._running[task] = Underway(work, self._desk.clock.now())
             task.add_done_callback(self._ended)
         self._settle()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        work = self._running.pop(task)
+        work = self._running.pop(task).work
         self._lanes.finish(work.key)
         if not task.cancelled() and (broken := task.exception()) is not None:
             self.fail(broken)
         self._pump()
 
     def _settle(self) -> None:
+        ready = self._lanes.ready
         self._running_gauge.set(len(self._running))
-        self._ready_gauge.set(self._lanes.ready)
-        if self._running or (self._lanes.ready and not self._stopping):
+        self._ready_gauge.set(ready)
+        startable = (
+            ready
+            and not self._stopping
+            and any(self._room(step) != 0 for step in self._lanes.ready_by_step())
+        )
+        if self._running or self._closing or startable:
             self._idle.clear()
         else:
             self._idle.set()
@@ -372,17 +545,56 @@ class Worker(Generic[D]):
         if part is None or part.draining:
             return
         run = Run(self._desk, part, work)
+        closing: Closing | None = None
         try:
             if isinstance(work.item.given, Unreadable):
                 await self._pipeline.bury(work.item.given, run)
             elif not run.answered:
-                await self._pipeline.carry_out(work, run)
-        except OwnershipLost:
-            run.logger.warning("the partition went to another worker; nothing more was written")
+                closing = await self._pipeline.carry_out(work, run)
+        except OwnershipLost as lost:
+            run.logger.warning(
+                "the run ended; its partition is not certainly ours any more", error=str(lost)
+            )
+            self._lost(part)
             return
-        for position in work.positions:
-            part.offsets[position.topic].finished(position.offset)
-        part.bytes_waiting -= work.size
+        if closing is None:
+            _finish(part, work)
+        else:
+            self._closing.append((part, work, closing))
+            if self._recording is None or self._recording.done():
+                self._recording = asyncio.create_task(self._record())
+                self._recording.add_done_callback(self._recorded)
+
+    async def _record(self) -> None:
+        """Write the journal of runs that left nothing else to write, many at once.
+
+        The next run of a key starts meanwhile; the offsets are finished when this is acknowledged.
+        """
+        while self._closing:
+            batch = self._closing[:JOURNALS_TOGETHER]
+            await self._append_journals(batch)
+            del self._closing[: len(batch)]
+            for part, work, closing in batch:
+                closing.then()
+                _finish(part, work)
+        self._settle()
+
+    def _recorded(self, recording: asyncio.Task[None]) -> None:
+        if not recording.cancelled() and (broken := recording.exception()) is not None:
+            self.fail(broken)
+
+    async def _append_journals(self, batch: Sequence[tuple[Partition, Work, Closing]]) -> None:
+        pause = 0.5
+        while True:
+            # Of a partition that is lost the record runs again elsewhere, and tells of itself there.
+            ours = [closing.journal for part, _, closing in batch if self._owns(part)]
+            try:
+                await self._desk.log.append(ours)
+            except LogUnavailableError as down:
+                await self._desk.pause(down, pause)
+                pause = min(pause * 2, 5.0)
+            else:
+                return
 
     # Loading ----------------------------------------------------------------------------------
 
@@ -423,7 +635,23 @@ class Worker(Generic[D]):
                 )
         return entries
 
-    async def _plan_ticks(self, partitions: frozenset[int]) -> None:
+    async def _fence(self, numbers: Iterable[int]) -> dict[int, State]:
+        """Become the only writer of each partition's state."""
+        asked = {
+            number: asyncio.create_task(self._desk.log.take_over(self.app.name, number))
+            for number in numbers
+        }
+        try:
+            return dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+        except BaseException:
+            for task in asked.values():
+                task.cancel()
+            for state in await asyncio.gather(*asked.values(), return_exceptions=True):
+                if not isinstance(state, BaseException):
+                    await state.close()
+            raise
+
+    async def _plan_ticks(self, partitions: Mapping[int, Partition]) -> None:
         """Give every cron of these partitions its next tick, if the schedule has none."""
         now = self._desk.clock.now()
         for step in self.app.steps:
@@ -434,7 +662,7 @@ class Worker(Generic[D]):
                 if partition not in partitions or self._desk.schedule.get(key) is not None:
                     continue
                 entry = next_tick(step, function_id, now)
-                await self._desk.log.append(
+                await partitions[partition].state.write(
                     [
                         Outgoing(
                             self._desk.schedule_topic,
@@ -446,6 +674,12 @@ class Worker(Generic[D]):
                     ]
                 )
                 self._desk.schedule.put(entry, partition)
+
+
+def _finish(part: Partition, work: Work) -> None:
+    for position in work.positions:
+        part.offsets[position.topic].finished(position.offset)
+    part.bytes_waiting -= work.size
 
 
 def _at_home(event: Event, record: Record) -> None:

@@ -1,25 +1,30 @@
 """Hosts one consuming app on Kafka: fetch, deliver, commit after the work, rebalance, stop."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 from bitbylaw_common import metrics
 from bitbylaw_common.clock import Clock
-from bitbylaw_common.errors import LogUnavailableError
+from bitbylaw_common.errors import LogUnavailableError, OwnershipLost
 from bitbylaw_common.kafka.consumer import GroupConsumer
 from bitbylaw_common.logs import step_logger
 from bitbylaw_common.runtime.app import App
 from bitbylaw_common.runtime.desk import WorkerOptions
-from bitbylaw_common.runtime.ports import Locks, Log
-from bitbylaw_common.runtime.worker import Worker
+from bitbylaw_common.runtime.offsets import Commit
+from bitbylaw_common.runtime.ports import Gates, Locks, Log
+from bitbylaw_common.runtime.worker import Place, Worker
 
 D = TypeVar("D")
 
 COMMIT_SECONDS = 0.5
 POLL_SECONDS = 0.2
 LOAD_TRIES = 10
+REFUSALS_SECONDS = 60.0
+"""Refused twice within this, the process ends: most likely two share one BBL_INSTANCE, and would
+take each other's place for ever."""
+SESSION_SECONDS = 30.0
 
 
 class KafkaHost(Generic[D]):
@@ -32,7 +37,9 @@ class KafkaHost(Generic[D]):
     Args:
         connect: `KafkaSettings.client_options()`.
         log: open.
+        gates: which steps may start; None where nobody pauses.
         instance: static membership under this id; None for dynamic.
+        session_seconds: a member silent for so long loses its partitions.
         drain_seconds: overrides the longest deadline plus 10 s; for tests.
     """
 
@@ -47,11 +54,22 @@ class KafkaHost(Generic[D]):
         locks: Locks,
         options: WorkerOptions,
         instance: str | None,
+        gates: Gates | None = None,
+        session_seconds: float = SESSION_SECONDS,
         drain_seconds: float | None = None,
     ) -> None:
         longest = max((step.deadline.total_seconds() for step in app.steps), default=0.0)
         self.drain_seconds = longest + 10 if drain_seconds is None else drain_seconds
-        self.worker = Worker(app, deps, log=log, clock=clock, locks=locks, options=options)
+        self.worker = Worker(
+            app,
+            deps,
+            log=log,
+            clock=clock,
+            locks=locks,
+            options=options,
+            gates=gates,
+            lease=self._holds_lease,
+        )
         self._app = app
         self._clock = clock
         self._logger = step_logger(service=app.name)
@@ -60,11 +78,16 @@ class KafkaHost(Generic[D]):
             group=app.name,
             topics=self.worker.subscribed,
             instance=instance,
+            session_seconds=session_seconds,
             rebalance_seconds=self.drain_seconds + 20,
             assigned=self._assigned,
             revoked=self._revoked,
+            refused=self._refused,
             broken=self.worker.fail,
         )
+        self._instance = instance
+        self._refusals: deque[float] = deque(maxlen=2)
+        self._retaking: asyncio.Task[None] | None = None
         self._moved = clock.monotonic()
         self._joined = asyncio.Event()
 
@@ -97,11 +120,14 @@ class KafkaHost(Generic[D]):
                 if self._clock.monotonic() - committed >= COMMIT_SECONDS:
                     await self._commit()
                     committed = self._clock.monotonic()
+            await self._stop_retaking()
             await self.worker.stop(drain_seconds=self.drain_seconds)
             await self._commit()
         finally:
+            await self._stop_retaking()
             await self._consumer.stop()
             self.worker.forget(tuple(self.worker.partitions))
+            await self.worker.released()
 
     async def close(self) -> None:
         """Let go of what it holds, also when it never ran; after `run` nothing is left to do."""
@@ -109,7 +135,7 @@ class KafkaHost(Generic[D]):
 
     async def _round(self) -> None:
         self._moved = self._clock.monotonic()
-        self._consumer.pause(on=self.worker.full)
+        self._consumer.hold_back(self.worker.held_back())
         try:
             records, missing = await self._consumer.fetch(seconds=POLL_SECONDS)
         except LogUnavailableError as down:
@@ -128,14 +154,16 @@ class KafkaHost(Generic[D]):
             metrics.RECORDS_CONSUMED.labels(self._app.name, topic).inc(count)
         self.worker.fire_due()
         self.worker.measure()
+        if self.worker.voided and (self._retaking is None or self._retaking.done()):
+            self._retaking = asyncio.create_task(self._retake())
         if self.worker.failure.done():
             self.worker.failure.result()
         metrics.PROGRESS_AT.labels(self._app.name).set(self._clock.now().timestamp())
 
     async def _commit(self) -> None:
-        offsets = self.worker.commits()
+        commits = self.worker.commits()
         try:
-            accepted = await self._consumer.commit(offsets)
+            accepted = await self._consumer.commit(commits)
         except LogUnavailableError as down:
             metrics.COMMITS.labels(self._app.name, "failed").inc()
             self._logger.warning("a commit was not acknowledged; it comes again", error=str(down))
@@ -144,14 +172,63 @@ class KafkaHost(Generic[D]):
             metrics.COMMITS.labels(self._app.name, "refused").inc()
             self._logger.warning("the group refused a commit; the partitions moved on")
             return
-        self.worker.committed(offsets)
-        if offsets:
+        self.worker.committed(commits)
+        if commits:
             metrics.COMMITS.labels(self._app.name, "done").inc()
 
-    async def _assigned(self, numbers: frozenset[int]) -> None:
+    # Ownership --------------------------------------------------------------------------------
+
+    def _holds_lease(self) -> bool:
+        return self._consumer.holds_lease()
+
+    def _refused(self) -> None:
+        """The group knows us no more: others own the partitions, and every run must end now."""
+        if not self.worker.partitions and not self.worker.voided:
+            return
+        self._logger.error(
+            "the group refused this member; its runs are cancelled and it joins again",
+            partitions=sorted(self.worker.partitions),
+        )
+        self.worker.lose("refused")
+        now = self._clock.monotonic()
+        self._refusals.append(now)
+        if len(self._refusals) == 2 and now - self._refusals[0] <= REFUSALS_SECONDS:
+            who = f"BBL_INSTANCE={self._instance}" if self._instance else "this member"
+            self.worker.fail(
+                OwnershipLost(
+                    f"the group refused {who} twice within {REFUSALS_SECONDS:g} s; most likely "
+                    "another process has the same BBL_INSTANCE: give each its own"
+                )
+            )
+
+    async def _retake(self) -> None:
+        """Take voided partitions over anew, once the group is known to still count on us."""
+        pause = 0.2
+        while self.worker.voided and not self.worker.failure.done():
+            if self._consumer.holds_lease():
+                try:
+                    numbers = sorted(self.worker.voided)
+                    await self._consumer.read_on(await self.worker.retake())
+                except LogUnavailableError as down:
+                    self._logger.warning(
+                        "partitions could not be taken over anew; trying again", error=str(down)
+                    )
+                else:
+                    self._logger.info("partitions taken over anew", partitions=numbers)
+                    continue
+            await self._clock.sleep(pause)
+            pause = min(pause * 2, 5.0)
+
+    async def _stop_retaking(self) -> None:
+        if self._retaking is not None:
+            self._retaking.cancel()
+            await asyncio.wait({self._retaking}, timeout=20)
+            self._retaking = None
+
+    async def _assigned(self, numbers: frozenset[int], commits: Mapping[Place, Commit]) -> None:
         for attempt in range(1, LOAD_TRIES + 1):
             try:
-                await self.worker.assign(numbers)
+                await self.worker.assign(numbers, commits)
             except LogUnavailableError as down:
                 if attempt == LOAD_TRIES:
                     raise
@@ -165,7 +242,13 @@ class KafkaHost(Generic[D]):
                 return
 
     async def _revoked(self, numbers: frozenset[int]) -> None:
+        await self._stop_retaking()
+        if not self.worker.partitions:
+            # Refused before: the runs are cancelled already, and others own what we had.
+            self.worker.forget(numbers)
+            return
         await self.worker.revoke(numbers, drain_seconds=self.drain_seconds)
         await self._commit()
         self.worker.forget(numbers)
+        await self.worker.released()
         self._logger.info("partitions given up", partitions=sorted(numbers))

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from bitbylaw_common.errors import LogUnavailableError
+from bitbylaw_common.errors import LogUnavailableError, OwnershipLost
 from bitbylaw_common.journal import JournalEntry
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.locks import NoLocks
@@ -24,9 +24,10 @@ from bitbylaw_common.runtime.app import App
 from bitbylaw_common.runtime.dead_letters import DeadLetter
 from bitbylaw_common.runtime.desk import WorkerOptions
 from bitbylaw_common.runtime.http_run import http_run
+from bitbylaw_common.runtime.offsets import Commit
 from bitbylaw_common.runtime.ports import Locks, Outgoing, Position, Record
 from bitbylaw_common.runtime.triggers import ApiRequest, ApiResponse, HttpTrigger
-from bitbylaw_common.runtime.worker import Worker
+from bitbylaw_common.runtime.worker import Place, Worker
 from bitbylaw_common.topics import JOURNAL, PARTITIONS, dlq
 
 SETTLE_SECONDS = 20.0
@@ -75,11 +76,30 @@ class ManualClock:
                 woken.set_result(None)
 
 
+class MemoryState:
+    """The state of one partition on a `MemoryLog`; refused once somebody else took it over."""
+
+    def __init__(self, log: "MemoryLog", name: str, epoch: int) -> None:
+        self._log = log
+        self._name = name
+        self._epoch = epoch
+
+    async def write(self, records: Sequence[Outgoing]) -> None:
+        """See `State.write`."""
+        if self._log.epochs[self._name] != self._epoch:
+            raise OwnershipLost(f"{self._name} is written by another worker now")
+        await self._log.append(records)
+
+    async def close(self) -> None:
+        """See `State.close`."""
+
+
 class MemoryLog:
     """Topics as lists. Appending acknowledges at once, unless told to fail.
 
     Attributes:
         failing: while True nothing is stored and every append is refused.
+        epochs: how often each state was taken over, by `{service}.state.{partition}`.
         on_append: called before records are stored; may raise what a crash would.
         on_stored: called after records are stored, before anyone learns of it; likewise.
     """
@@ -87,6 +107,7 @@ class MemoryLog:
     def __init__(self, clock: ManualClock) -> None:
         self._clock = clock
         self._records: defaultdict[tuple[str, int], list[Record]] = defaultdict(list)
+        self.epochs: defaultdict[str, int] = defaultdict(int)
         self.failing = False
         self.on_append: Callable[[Sequence[Outgoing]], None] = _nothing
         self.on_stored: Callable[[Sequence[Outgoing]], None] = _nothing
@@ -100,6 +121,12 @@ class MemoryLog:
         positions = [self._store(record) for record in records]
         self.on_stored(records)
         return positions
+
+    async def take_over(self, service: str, partition: int) -> MemoryState:
+        """Fence who wrote this state before; see `Log.take_over`."""
+        name = f"{service}.state.{partition}"
+        self.epochs[name] += 1
+        return MemoryState(self, name, self.epochs[name])
 
     def _store(self, record: Outgoing) -> Position:
         number = codec.partition_of(record.key) if record.partition is None else record.partition
@@ -162,7 +189,7 @@ class MemoryHost:
         self._options = options or WorkerOptions()
         self._locks: Locks = locks or NoLocks()
         self._members: dict[str, _Member] = {}
-        self._committed: dict[tuple[str, str, int], int] = {}
+        self._committed: dict[str, dict[Place, Commit]] = defaultdict(dict)
 
     async def start(self, app: App[Any], env: Mapping[str, str] | None = None) -> None:
         """Open the app's dependencies and take over all partitions."""
@@ -178,7 +205,7 @@ class MemoryHost:
                 locks=self._locks,
                 options=self._options,
             )
-            await worker.assign(range(PARTITIONS))
+            await worker.assign(range(PARTITIONS), self._committed[app.name])
         self._members[app.name] = _Member(app, env or {}, deps, opened, worker)
 
     async def crash(self, name: str) -> None:
@@ -286,15 +313,17 @@ class MemoryHost:
         if worker is None:
             return False
         moved = False
+        held = worker.held_back()
         for topic in worker.subscribed:
             for number in worker.partitions:
                 place = (topic, number)
-                start = member.positions.get(
-                    place, self._committed.get((member.app.name, *place), 0)
-                )
+                if place in held:
+                    continue
+                start = member.positions.get(place)
+                if start is None:
+                    commit = self._committed[member.app.name].get(place)
+                    start = 0 if commit is None else commit.offset
                 for record in self.log.since(topic, number, start):
-                    if worker.full:
-                        break
                     worker.deliver(record)
                     member.positions[place] = record.offset + 1
                     moved = True
@@ -303,6 +332,7 @@ class MemoryHost:
 
     async def _turn(self, member: _Member) -> bool:
         """Let one app come to rest, moving the clock for runs that sleep on it."""
+        await self._retake(member)
         moved = self._nudge(member)
         worker = member.worker
         if worker is None:
@@ -319,14 +349,19 @@ class MemoryHost:
             if sleeper is not None:
                 self.clock.move(sleeper)
 
+    async def _retake(self, member: _Member) -> None:
+        """Take over anew what lost its state, and read on from there."""
+        if member.worker is not None and member.worker.voided:
+            for place, start in (await member.worker.retake()).items():
+                member.positions[place] = start or 0
+
     def _commit(self, member: _Member) -> bool:
         if member.worker is None:
             return False
-        offsets = member.worker.commits()
-        for (topic, number), offset in offsets.items():
-            self._committed[member.app.name, topic, number] = offset
-        member.worker.committed(offsets)
-        return bool(offsets)
+        commits = member.worker.commits()
+        self._committed[member.app.name].update(commits)
+        member.worker.committed(commits)
+        return bool(commits)
 
     # What a test looks at ---------------------------------------------------------------------
 

@@ -3,6 +3,8 @@
 import random
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -69,16 +71,16 @@ def test_a_key_with_much_to_do_queues_again_behind_the_others() -> None:
     assert taken(lanes).key == key("cold")
 
 
-def test_what_waits_is_answered_by_the_last_with_all_offsets_causes_and_sizes() -> None:
+def test_what_waits_is_answered_by_the_last_with_all_offsets_and_causes_and_only_its_size() -> None:
     lanes = Lanes()
-    lanes.add(key("a"), item(1, size=10), coalesce=True)
-    lanes.add(key("a"), item(2, cause="due", size=0), coalesce=True)
-    lanes.add(key("a"), item(3, cause="request", size=5), coalesce=True)
+    assert lanes.add(key("a"), item(1, size=10), coalesce=True) == 0
+    assert lanes.add(key("a"), item(2, cause="due", size=0), coalesce=True) == 10
+    assert lanes.add(key("a"), item(3, cause="request", size=5), coalesce=True) == 0
     work = taken(lanes)
 
     assert work.item.given == 3
     assert offsets(work) == [1, 3]
-    assert (work.answers, work.size) == (3, 15)
+    assert (work.answers, work.size) == (3, 5)
     assert work.causes == {"record", "due", "request"}
     assert lanes.waiting == 0
 
@@ -192,7 +194,8 @@ class Interleaving:
             return
         assert work.key not in [other.key for other in self.running], "two of one key at once"
         assert work.item.given == offsets(work)[-1], "the last item speaks for all"
-        assert work.size == work.answers == len(work.positions)
+        assert work.size == 1
+        assert work.answers == len(work.positions)
         self.answered.update(offsets(work))
         for number in offsets(work):
             assert self.arrival[number] < self.now, "the run starts after the arrival"
@@ -239,3 +242,47 @@ def test_no_interleaving_loses_an_item_overlaps_a_key_or_forgets_the_last_arriva
             Interleaving(seed).play()
         except AssertionError as broken:
             raise AssertionError(f"seed {seed}: {broken}") from broken
+
+
+def test_nothing_of_a_held_key_starts_until_what_is_due_went_first() -> None:
+    lanes = Lanes()
+    lanes.add(key("a"), item(0), coalesce=False)
+    lanes.add(key("a"), item(1), coalesce=False)
+    assert offsets(taken(lanes)) == [0]
+    lanes.finish(key("a"), held=True)  # it is to be tried again
+    lanes.add(key("a"), item(2), coalesce=False, held=True)
+    lanes.add(key("b"), item(3), coalesce=False)
+    assert [work.key for work in all_ready(lanes)] == [key("b")]
+
+    again = replace(item(9, cause="due"), due=datetime(2026, 3, 2, tzinfo=UTC))
+    lanes.add(key("a"), again, coalesce=False)
+    assert taken(lanes).item is again
+    lanes.finish(key("a"))
+    assert offsets(taken(lanes)) == [1]
+    lanes.finish(key("a"))
+    assert offsets(taken(lanes)) == [2]
+
+
+def test_a_step_without_room_holds_up_no_other_step() -> None:
+    lanes = Lanes()
+    other = LaneKey("Toy Order", "thing", "a")
+    lanes.add(key("a"), item(0), coalesce=False)
+    lanes.add(key("b"), item(1), coalesce=False)
+    lanes.add(other, item(2), coalesce=False)
+
+    def room(step: str) -> int | None:
+        return 0 if step == "Toy Sync" else None
+
+    assert lanes.take(room) is not None
+    assert lanes.take(room) is None
+    assert (lanes.ready, lanes.running_of("Toy Order")) == (2, 1)
+    assert [work.key for work in all_ready(lanes)] == [key("a"), key("b")]
+
+
+def test_at_most_as_many_runs_of_a_step_start_as_there_is_room_for() -> None:
+    lanes = Lanes()
+    for name in "abcd":
+        lanes.add(key(name), item(0), coalesce=False)
+    assert [lanes.take(lambda _: 2) is None for _ in range(3)] == [False, False, True]
+    lanes.finish(key("a"))
+    assert lanes.take(lambda _: 2) is not None

@@ -102,6 +102,9 @@ def configure(
     if format == "console":
         render = _Console(out.isatty() if colour is None else colour)
     _sink.open(out, render, secrets, SystemClock() if clock is None else clock)
+    _announcing.clear()
+    if format == "console" or level == "debug":
+        _announcing.add(True)
     _use_level(level)
     root = logging.getLogger()
     for handler in [one for one in root.handlers if isinstance(one, _Bridge)]:
@@ -115,6 +118,17 @@ def configure(
     logging.captureWarnings(capture=True)
 
 
+_announcing: set[bool] = set()
+
+
+def announces_runs() -> bool:
+    """Whether the start of each run is worth a line: to somebody who watches, not to a log store.
+
+    Every run ends with a line, and the journal has when it began.
+    """
+    return bool(_announcing)
+
+
 def _use_level(level: Level) -> None:
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, _sink],
@@ -123,9 +137,30 @@ def _use_level(level: Level) -> None:
     )
 
 
+class _StepLogger:
+    """A `StepLogger` that costs nothing until a line is written: most runs write one."""
+
+    __slots__ = ("_bound",)
+
+    def __init__(self, bound: dict[str, Any]) -> None:
+        self._bound = bound
+
+    def debug(self, event: str, **fields: Any) -> Any:
+        return structlog.get_logger().debug(event, **self._bound | fields)
+
+    def info(self, event: str, **fields: Any) -> Any:
+        return structlog.get_logger().info(event, **self._bound | fields)
+
+    def warning(self, event: str, **fields: Any) -> Any:
+        return structlog.get_logger().warning(event, **self._bound | fields)
+
+    def error(self, event: str, **fields: Any) -> Any:
+        return structlog.get_logger().error(event, **self._bound | fields)
+
+
 def step_logger(**bound: Any) -> "StepLogger":
     """Return a logger whose lines carry `bound`: service, step, run_id, event_id, ..."""
-    return cast("StepLogger", structlog.get_logger().bind(**bound))
+    return _StepLogger(bound)
 
 
 def bound(**fields: Any) -> AbstractContextManager[None]:

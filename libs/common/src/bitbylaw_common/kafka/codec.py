@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -131,6 +132,7 @@ def envelope(record: Record) -> Envelope:
     )
 
 
+@lru_cache(maxsize=65_536)
 def partition_of(key: bytes, partitions: int = PARTITIONS) -> int:
     """Return the partition of `key`, as Kafka's own default partitioner does (murmur2)."""
     return (_murmur2(key) & 0x7FFFFFFF) % partitions

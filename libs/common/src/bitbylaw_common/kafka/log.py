@@ -140,52 +140,73 @@ class KafkaLog:
             metrics.KAFKA_APPEND_FAILURES.labels("refused").inc()
             raise LogUnavailableError(f"{self._waiting} bytes wait for Kafka already")
         started = asyncio.get_running_loop().time()
-        sends = [self._sending(record) for record in records]
-        # wait, not gather: what is given up here goes on in the background, and keeps counting
-        # as waiting until the broker takes it.
-        done, late = await asyncio.wait(sends, timeout=self._acknowledge_seconds)
-        failed = next((task.exception() for task in done if task.exception() is not None), None)
-        if failed is not None and not isinstance(failed, KafkaError | OSError):
-            raise failed
-        if late or failed is not None:
-            metrics.KAFKA_APPEND_FAILURES.labels("late" if late else "error").inc()
-            why = type(failed).__name__ if failed else f"{self._acknowledge_seconds:g} s passed"
-            raise LogUnavailableError(f"Kafka did not acknowledge: {why}")
-        metrics.KAFKA_APPEND_SECONDS.observe(asyncio.get_running_loop().time() - started)
-        return [task.result() for task in sends]
-
-    def _sending(self, record: Outgoing) -> asyncio.Task[Position]:
-        """Begin to send."""
-        # It counts from now on, not from the task's turn: what is appended meanwhile must see it.
-        size = len(record.key) + len(record.value or b"")
         self._wait_for(size)
-        task = asyncio.create_task(self._send(record))
+        sending = asyncio.create_task(self._send(records))
+        sending.add_done_callback(lambda ended: self._settled(ended, size))
+        # wait, not wait_for: what is given up here goes on in the background, and keeps counting
+        # as waiting until the broker takes it.
+        _, late = await asyncio.wait({sending}, timeout=self._acknowledge_seconds)
+        if late:
+            metrics.KAFKA_APPEND_FAILURES.labels("late").inc()
+            raise LogUnavailableError(
+                f"Kafka did not acknowledge: {self._acknowledge_seconds:g} s passed"
+            )
+        try:
+            positions = sending.result()
+        except (KafkaError, OSError) as failed:
+            metrics.KAFKA_APPEND_FAILURES.labels("error").inc()
+            raise LogUnavailableError(
+                f"Kafka did not acknowledge: {type(failed).__name__}"
+            ) from failed
+        metrics.KAFKA_APPEND_SECONDS.observe(asyncio.get_running_loop().time() - started)
+        return positions
 
-        def settled(ended: asyncio.Task[Position]) -> None:
-            self._wait_for(-size)
-            if not ended.cancelled():
-                ended.exception()  # looked at: whoever gave it up was told already
-
-        task.add_done_callback(settled)
-        return task
+    def _settled(self, sending: asyncio.Task[list[Position]], size: int) -> None:
+        self._wait_for(-size)
+        if not sending.cancelled():
+            sending.exception()  # looked at: whoever gave it up was told already
 
     def _wait_for(self, size: int) -> None:
         self._waiting += size
         metrics.KAFKA_BYTES_WAITING.set(self._waiting)
 
-    async def _send(self, record: Outgoing) -> Position:
+    async def _send(self, records: Sequence[Outgoing]) -> list[Position]:
+        """Hand all to the producer, then wait for all.
+
+        Raises:
+            KafkaError: of the first that was not stored; every other was waited for.
+        """
         producer = self._producer
         if producer is None:
             raise LogUnavailableError("the connection to Kafka is not open")
-        partition = partition_of(record.key) if record.partition is None else record.partition
-        stored = await producer.send_and_wait(
-            record.topic,
-            record.value,
-            key=record.key,
-            partition=partition,
-            headers=[(name, value.encode()) for name, value in record.headers.items()],
-        )
-        return Position(stored.topic, stored.partition, stored.offset)
+        sends: list[asyncio.Future[Any]] = []
+        refused: KafkaError | None = None
+        for record in records:
+            try:
+                send = await producer.send(
+                    record.topic,
+                    record.value,
+                    key=record.key,
+                    partition=partition_of(record.key)
+                    if record.partition is None
+                    else record.partition,
+                    headers=[(name, text.encode()) for name, text in record.headers.items()],
+                )
+            except KafkaError as error:
+                refused = refused or error
+            else:
+                sends.append(send)
+        if sends:
+            await asyncio.wait(sends)
+        failed = next((send.exception() for send in sends if send.exception() is not None), refused)
+        for send in sends:
+            send.exception()  # looked at: none of them is called forgotten
+        if failed is not None:
+            raise failed
+        return [
+            Position(stored.topic, stored.partition, stored.offset)
+            for stored in (send.result() for send in sends)
+        ]
 
     async def read(self, starts: Mapping[tuple[str, int], int]) -> AsyncIterator[Record]:
         """Yield to the ends as they are now; see `Log.read`."""

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal, NamedTuple
 
 from bitbylaw_common.events import Event
@@ -33,6 +34,7 @@ class Item:
         source: the record's topic and raw form, to schedule it again; see `schedule.Carried`.
         position: where the record lies; None when it came from the schedule.
         size: bytes held in memory for it.
+        due: of the entry that fired; None for what came otherwise.
         replay: the replay that asked for it; empty when none did.
     """
 
@@ -44,6 +46,7 @@ class Item:
     position: Position | None = None
     topic: str = ""
     size: int = 0
+    due: datetime | None = None
     replay: str = ""
 
 
@@ -82,6 +85,7 @@ class _Lane:
     size: int = 0
     running: bool = False
     queued: bool = False
+    held: bool = False
 
     def clear(self) -> int:
         """Forget what waits; return how many items that were."""
@@ -125,12 +129,14 @@ class Lanes:
             return 0
         return lane.answers if lane.coalesce else len(lane.waiting)
 
-    def add(self, key: LaneKey, item: Item, *, coalesce: bool) -> int:
+    def add(self, key: LaneKey, item: Item, *, coalesce: bool, held: bool = False) -> int:
         """Let `item` wait for its key; it always gets a run that starts after this call.
 
         Args:
             coalesce: what waits for the key is answered by one run; only its offsets and the last
                 item are kept.
+            held: nothing of the key may start, because an earlier item of it waits to be tried
+                again and every item counts; that one, when it is due, comes first and ends the hold.
 
         Returns:
             How many bytes of items that were waiting need not be held any more.
@@ -150,7 +156,11 @@ class Lanes:
             lane.causes.add(item.cause)
             lane.answers += 1
             lane.size = item.size
-        lane.waiting.append(item)
+        if item.due is not None and not coalesce:
+            lane.waiting.appendleft(item)
+        else:
+            lane.waiting.append(item)
+        lane.held = held
         self.waiting += 1
         self._queue(key, lane)
         return spared
@@ -193,10 +203,15 @@ class Lanes:
         self._runs[key.step] = self._runs.get(key.step, 0) + 1
         return work
 
-    def finish(self, key: LaneKey) -> None:
-        """Note that the key's run ended; if more waits, it queues again behind the others."""
+    def finish(self, key: LaneKey, *, held: bool = False) -> None:
+        """Note that the key's run ended; if more waits, it queues again behind the others.
+
+        Args:
+            held: see `add`.
+        """
         lane = self._lanes[key]
         lane.running = False
+        lane.held = held
         self.running -= 1
         self._runs[key.step] -= 1
         if lane.waiting:
@@ -228,7 +243,7 @@ class Lanes:
         return dropped
 
     def _queue(self, key: LaneKey, lane: _Lane) -> None:
-        if not lane.running and not lane.queued:
+        if not lane.running and not lane.queued and not lane.held:
             lane.queued = True
             self._serial += 1
             self._ready.setdefault(key.step, deque()).append((self._serial, key))

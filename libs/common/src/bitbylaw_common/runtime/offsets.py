@@ -6,6 +6,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Self
 
 METADATA_CHARACTERS = 4_096
@@ -198,7 +199,7 @@ def decoded(commit: Commit) -> tuple[int, tuple[int, ...]] | None:
     for distance in distances:
         before += distance
         unfinished.append(before)
-    rising = all(a < b for a, b in zip(unfinished, unfinished[1:], strict=False))
+    rising = all(a < b for a, b in pairwise(unfinished))
     if not rising or (unfinished and unfinished[-1] >= first + span):
         return None
     return first + span, tuple(unfinished)

@@ -7,9 +7,8 @@ so a crash anywhere means "run again", and what runs again finds what was done.
 
 import asyncio
 import base64
-import uuid
+import secrets
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
@@ -23,7 +22,7 @@ from bitbylaw_common.errors import (
 from bitbylaw_common.events import RunRequested
 from bitbylaw_common.journal import JournalEntry, Phase, RunFacts
 from bitbylaw_common.kafka import codec
-from bitbylaw_common.logs import step_logger
+from bitbylaw_common.logs import RUN_ENDED, RUN_STARTED, announces_runs, step_logger
 from bitbylaw_common.outcomes import Outcome, Retry, Skipped, Wait
 from bitbylaw_common.runtime.context import Context, Emit, StepLogger
 from bitbylaw_common.runtime.dead_letters import DeadLetter
@@ -87,18 +86,10 @@ class Run(Generic[D]):
         return Chain(0, self.work.item.envelope.event_id, self.began)
 
     @property
-    def answered(self) -> bool:
-        """Whether this very record's run is over and waits in the schedule.
-
-        So it is after a crash between the entry and the commit of the offset.
-        """
-        carried = self.entry.carried if self.entry is not None else None
-        return (
-            carried is not None
-            and self.work.causes == {"record"}
-            and len(self.work.positions) == 1
-            and carried.origin == self.origin
-        )
+    def overtaken(self) -> bool:
+        """Whether what was due is not any more: a run that came in between settled the key."""
+        due = self.work.item.due
+        return self.work.causes == {"due"} and (self.entry is None or self.entry.due != due)
 
     # What a context asks ----------------------------------------------------------------------
 
@@ -188,7 +179,8 @@ class Run(Generic[D]):
     ) -> Outgoing:
         """Return the journal's record of this run, as it stands now."""
         item = self.work.item
-        entry = JournalEntry(
+        # Made of our own values for every run: checking them again costs more than writing them.
+        entry = JournalEntry.model_construct(
             phase=phase,
             service=self.desk.app.name,
             step=self.work.key.step,
@@ -275,7 +267,8 @@ class Pipeline(Generic[D]):
         """
         step = self.desk.step(work.key.step)
         with tracing.use(run.trace):
-            run.logger.info("run started", attempt=run.chain.attempt + 1, answers=work.answers)
+            if announces_runs():
+                run.logger.info(RUN_STARTED, attempt=run.chain.attempt + 1, answers=work.answers)
             outcome, bug = await self._outcome(step, work, run)
             try:
                 verdict = self._verdict(outcome, run, bug=bug)
@@ -340,17 +333,18 @@ class Pipeline(Generic[D]):
                 return Retry(f"{kind} in the handler; the log has the traceback", error="Bug"), True
 
     async def _guarded(self, step: Step[Any, Any, D], work: Work, context: Context[D]) -> Outcome:
-        async with AsyncExitStack() as stack:
-            if step.lock is not None:
-                held = await stack.enter_async_context(
-                    self.desk.locks.hold(step.lock, work.key.entity_id)
-                )
-                if not held:
-                    metrics.LOCK_WAITS.labels(step.lock).inc()
-                    return Wait("another process works on this record", LOCK_BUSY_PAUSE)
-            async with asyncio.timeout(step.deadline.total_seconds()):
-                outcome: Outcome = await step.handler(work.item.given, context)
-            return outcome
+        if step.lock is None:
+            return await self._timed(step, work, context)
+        async with self.desk.locks.hold(step.lock, work.key.entity_id) as held:
+            if not held:
+                metrics.LOCK_WAITS.labels(step.lock).inc()
+                return Wait("another process works on this record", LOCK_BUSY_PAUSE)
+            return await self._timed(step, work, context)
+
+    async def _timed(self, step: Step[Any, Any, D], work: Work, context: Context[D]) -> Outcome:
+        async with asyncio.timeout(step.deadline.total_seconds()):
+            outcome: Outcome = await step.handler(work.item.given, context)
+        return outcome
 
     async def _settle_run(
         self, step: Step[Any, Any, D], work: Work, run: Run[D], verdict: Verdict
@@ -428,7 +422,7 @@ class Pipeline(Generic[D]):
             metrics.RETRIES.labels(service, step.name, str(verdict.chain.attempt)).inc()
         level = "error" if verdict.death else "warning" if verdict.error else "info"
         getattr(run.logger, level)(
-            "run ended",
+            RUN_ENDED,
             outcome=verdict.name,
             summary=verdict.summary,
             rule=run.facts.rule or None,
@@ -492,4 +486,4 @@ def next_tick(step: Step[Any, Any, D], function_id: str, after: datetime) -> Sch
 
 def new_run_id() -> str:
     """Return a fresh run id: 32 hex characters."""
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)

@@ -111,9 +111,6 @@ class Worker(Generic[D]):
             for number, _ in enumerate(step.triggers)
         }
         self._requests = topics.requests(app.name)
-        # Set for every record: the labels are looked up once.
-        self._running_gauge = metrics.LANES_RUNNING.labels(app.name)
-        self._ready_gauge = metrics.LANES_READY.labels(app.name)
         self._desk.gates.listen(self._pump)
         if self._circuits is not None:
             self._circuits.listen(self._pump)
@@ -324,10 +321,19 @@ class Worker(Generic[D]):
         part = self._partitions.get(record.partition)
         if part is None or part.draining:
             return
-        if not part.offsets.setdefault(record.topic, Offsets()).delivered(record.offset):
+        offsets = part.offsets.setdefault(record.topic, Offsets())
+        if not offsets.delivered(record.offset):
             return
         key, item, coalesce = self._lane_of(record)
-        part.bytes_waiting += record.size - self._lanes.add(key, item, coalesce=coalesce)
+        entry = self._desk.schedule.get(key)
+        origin = f"{record.topic}:{record.partition}:{record.offset}"
+        if entry is not None and entry.carried is not None and entry.carried.origin == origin:
+            # Its run ended in this very entry; only the commit of its offset was lost.
+            offsets.finished(record.offset)
+            return
+        held = self._waits_in_order(key, coalesce=coalesce)
+        spared = self._lanes.add(key, item, coalesce=coalesce, held=held)
+        part.bytes_waiting += record.size - spared
         self._pump()
 
     def fire_due(self) -> None:
@@ -381,6 +387,8 @@ class Worker(Generic[D]):
         metrics.BYTES_IN_FLIGHT.labels(self.app.name).set(
             sum(p.bytes_waiting for p in self._partitions.values())
         )
+        metrics.LANES_RUNNING.labels(self.app.name).set(len(self._running))
+        metrics.LANES_READY.labels(self.app.name).set(self._lanes.ready)
         for kind, count in self._desk.schedule.counts().items():
             metrics.SCHEDULE_ENTRIES.labels(self.app.name, kind).set(count)
 
@@ -450,7 +458,8 @@ class Worker(Generic[D]):
         step = self._desk.step(entry.step)
         if entry.carried is None:
             run_id = new_run_id()
-            return Item(Tick(entry.due, run_id), None, codec.Envelope(run_id), partition, "due")
+            tick = Tick(entry.due, run_id)
+            return Item(tick, None, codec.Envelope(run_id), partition, "due", due=entry.due)
         carried = entry.carried
         envelope = codec.Envelope(
             event_id=carried.headers.get("ce_id", entry.chain),
@@ -462,7 +471,7 @@ class Worker(Generic[D]):
             step.queue_triggers[0].topic,
         )
         event = codec.decode_value(topic, carried.value.encode())
-        return Item(event, event, envelope, partition, "due", None, carried.topic)
+        return Item(event, event, envelope, partition, "due", topic=carried.topic, due=entry.due)
 
     # Runs -------------------------------------------------------------------------------------
 
@@ -507,6 +516,17 @@ class Worker(Generic[D]):
         self._letting_go.add(closing)
         closing.add_done_callback(self._letting_go.discard)
 
+    def _waits_in_order(self, key: LaneKey, *, coalesce: bool) -> bool:
+        """Whether what follows for a key must wait, because an earlier event is still to be tried.
+
+        Where one run answers for all that waits, a later event may go first. Where each event
+        counts, running it first would break the order, and its success would drop the earlier one.
+        """
+        if coalesce:
+            return False
+        entry = self._desk.schedule.get(key)
+        return entry is not None and entry.carried is not None
+
     def _pump(self) -> None:
         while (
             not self._stopping
@@ -520,25 +540,24 @@ class Worker(Generic[D]):
         self._settle()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        work = self._running.pop(task).work
-        self._lanes.finish(work.key)
+        key = self._running.pop(task).work.key
+        coalesce = not key.step or self._desk.step(key.step).coalesce
+        self._lanes.finish(key, held=self._waits_in_order(key, coalesce=coalesce))
         if not task.cancelled() and (broken := task.exception()) is not None:
             self.fail(broken)
         self._pump()
 
     def _settle(self) -> None:
-        ready = self._lanes.ready
-        self._running_gauge.set(len(self._running))
-        self._ready_gauge.set(ready)
-        startable = (
-            ready
-            and not self._stopping
-            and any(self._room(step) != 0 for step in self._lanes.ready_by_step())
-        )
-        if self._running or self._closing or startable:
+        """Say whether anything is left to do now; asked at every record, so it stops early."""
+        if self._running or self._closing or self._startable():
             self._idle.clear()
         else:
             self._idle.set()
+
+    def _startable(self) -> bool:
+        return not self._stopping and any(
+            self._room(step) != 0 for step in self._lanes.ready_by_step()
+        )
 
     async def _work(self, work: Work) -> None:
         part = self._partitions.get(work.item.partition)
@@ -549,7 +568,7 @@ class Worker(Generic[D]):
         try:
             if isinstance(work.item.given, Unreadable):
                 await self._pipeline.bury(work.item.given, run)
-            elif not run.answered:
+            elif not run.overtaken:
                 closing = await self._pipeline.carry_out(work, run)
         except OwnershipLost as lost:
             run.logger.warning(

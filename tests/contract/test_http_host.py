@@ -35,7 +35,6 @@ from bitbylaw_common.runtime.control import (
     FunctionInfo,
     UnknownFunction,
     functions_of,
-    watch_loop,
 )
 from bitbylaw_common.runtime.hosts.http_host import BodyTooLarge, HttpHost, Route
 
@@ -1024,18 +1023,3 @@ async def test_a_trigger_that_kafka_does_not_take_is_a_503(caller: aiohttp.Clien
         answer = await caller.post(f"{host.url}/_console/cron/trigger", json={"function_id": CRON})
 
         assert answer.status == 503
-
-
-async def test_a_busy_event_loop_shows_in_the_metrics() -> None:
-    before = metrics.value("bitbylaw_loop_lag_seconds_sum")
-    watching = asyncio.create_task(watch_loop(0.005))
-    await asyncio.sleep(0)  # let it fall asleep
-    end = asyncio.get_running_loop().time() + 0.05
-    while asyncio.get_running_loop().time() < end:
-        pass  # what a handler must not do
-    async with asyncio.timeout(5):
-        while metrics.value("bitbylaw_loop_lag_seconds_sum") < before + 0.03:  # noqa: ASYNC110 - a metric has no event
-            await asyncio.sleep(0.005)
-    watching.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await watching

@@ -6,8 +6,11 @@ BitByLawError
  |- UndeclaredTopicError     a step published to a topic that it does not declare
  |- DecodeError              a record's bytes are not what its topic promises
  |- OwnershipLost            another worker owns the record now; nothing more may be written
+ |   `- LockLost             somebody outside the group took the record's lock
  |- LogUnavailableError      Kafka did not acknowledge in time
+ |- RecordRefused            Kafka will never take this record: it is too large
  `- OutsideError             an outside system did not do what it was asked
+     |- HeldBack             it was not asked: its circuit is open, or its rate is used up
      |- Transient            it may work later: time-out, reset, 5xx
      |- RateLimited          it asked for patience, and perhaps said how long
      |- Unauthorized         key or permission: nobody's record is to blame
@@ -43,8 +46,16 @@ class OwnershipLost(BitByLawError):  # noqa: N818 - it names a fact, not a mista
     """This worker no longer owns the record's partition; the run ends without a write."""
 
 
+class LockLost(OwnershipLost):
+    """The record's lock has another holder now; the run ends without another write."""
+
+
 class LogUnavailableError(BitByLawError):
     """Kafka did not acknowledge in time; the record may or may not have been stored."""
+
+
+class RecordRefused(BitByLawError):  # noqa: N818 - reads as the kind of answer it is
+    """Kafka will never take this record; nothing was stored. The text names topic and sizes."""
 
 
 class OutsideError(BitByLawError):
@@ -74,6 +85,19 @@ class OutsideError(BitByLawError):
         self.ambiguous = ambiguous
         answer = f"answered {status}" if status is not None else "did not answer"
         super().__init__(f"{system} {answer} to {operation}" + (f": {detail}" if detail else ""))
+
+
+class HeldBack(OutsideError):  # noqa: N818 - reads as the kind of answer it is
+    """The system was not asked, to spare it: nothing was sent, so no attempt is burnt.
+
+    Attributes:
+        after: when asking again may be worth it, counted from now.
+    """
+
+    def __init__(self, system: str, operation: str, *, reason: str, after: timedelta) -> None:
+        super().__init__(system, operation, detail=reason)
+        self.after = after
+        self.args = (f"{system} was not asked to {operation}: {reason}",)
 
 
 class Transient(OutsideError):  # noqa: N818 - reads as the kind of answer it is

@@ -84,6 +84,8 @@ PROGRESS_AT = _gauge("bitbylaw_consumer_progress_timestamp_seconds", "Last time 
 COMMITS = _counter("bitbylaw_commits_total", "Offset commits", "service", "result")
 # reason: refused (by the group) fenced (by another writer) lease (no heartbeat in time) unknown
 PARTITIONS_LOST = _counter("bitbylaw_partitions_lost_total", "Partitions lost without a rebalance", "service", "reason")
+# there is more to read, it may be read, and nothing is: at 40 s the process is unhealthy
+FETCH_STUCK_SECONDS = _gauge("bitbylaw_fetch_stuck_seconds", "For how long a partition was not read on", "service")
 LANES_RUNNING = _gauge("bitbylaw_lanes_running", "Keys being worked on", "service")
 # what autoscaling goes by
 LANES_READY = _gauge("bitbylaw_lanes_ready", "Keys that wait for a free place", "service")
@@ -92,6 +94,10 @@ LANES_READY = _gauge("bitbylaw_lanes_ready", "Keys that wait for a free place", 
 # kind: retry wait tick
 SCHEDULE_ENTRIES = _gauge("bitbylaw_schedule_entries", "Entries that wait to be due", "service", "kind")
 DUE_DELAY_SECONDS = _histogram("bitbylaw_due_delay_seconds", "From due to started", _DELAY_SECONDS, "service", "kind")
+# a cron's freshness: 0 until its next instant is due, then growing until that has an end
+CRON_OVERDUE_SECONDS = _gauge("bitbylaw_cron_overdue_seconds", "How long an instant of a cron waits for its end", "service", "step")
+# by the policy of the cron one newer run answers them, or none
+CRON_MISSED = _counter("bitbylaw_cron_missed_total", "Instants of a cron that did not run", "service", "step")
 
 # -- outside systems: do they answer? -------------------------------------------------------------
 # count with `outside_request`; status: 1xx to 5xx, none (no answer)
@@ -153,6 +159,8 @@ HTTP_BODY_BYTES = _gauge("bitbylaw_http_body_bytes", "Bytes of request bodies in
 LOOP_LAG_SECONDS = _histogram("bitbylaw_loop_lag_seconds", "How late the loop woke a sleeper", _LAG_SECONDS)
 # result: sent, failed (the collector did not take them), dropped (too many waited for it)
 TRACE_SPANS = _counter("bitbylaw_trace_spans_total", "Spans by what became of them", "result")
+# each at least two seconds long; the log names the task and the line
+LOOP_BLOCKED = _counter("bitbylaw_loop_blocked_total", "Times the loop stood still")
 # always 1; the labels tell
 BUILD_INFO = _gauge("bitbylaw_build_info", "Which code runs", "service", "version", "python")
 # fmt: on

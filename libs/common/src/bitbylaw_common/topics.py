@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, Literal, TypeVar
 
-from bitbylaw_common.events import EntityChanged, Event, Quarantined, RunRequested
+from bitbylaw_common.events import Command, EntityChanged, Event, Quarantined, RunRequested
 
 E = TypeVar("E", bound=Event)
 
@@ -31,6 +31,8 @@ class Topic(Generic[E]):
         personal: may hold personal data; then it needs its own access rights and is never
             printed without being asked for.
         max_message_bytes: the largest record batch that broker, producer and fetch agree on.
+        segment: how soon the broker closes what it writes to; only closed segments are compacted.
+            None leaves it to the broker.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Topic(Generic[E]):
     personal: bool = False
     partitions: int = PARTITIONS
     max_message_bytes: int = MIB
+    segment: timedelta | None = None
 
     def config(self) -> dict[str, str]:
         """Return the topic's Kafka configuration, as strings.
@@ -49,13 +52,20 @@ class Topic(Generic[E]):
         All topics use LogAppendTime: a record carrying an old stamp of its own was measured to be
         deleted by the broker within seconds.
         """
-        retention_ms = -1 if self.retention is None else int(self.retention.total_seconds() * 1000)
-        return {
+        retention_ms = -1 if self.retention is None else _milliseconds(self.retention)
+        config = {
             "cleanup.policy": self.cleanup,
             "max.message.bytes": str(self.max_message_bytes),
             "message.timestamp.type": "LogAppendTime",
             "retention.ms": str(retention_ms),
         }
+        if self.segment is not None:
+            config["segment.ms"] = str(_milliseconds(self.segment))
+        return config
+
+
+def _milliseconds(length: timedelta) -> int:
+    return int(length.total_seconds() * 1000)
 
 
 def _vmh(entity: str, action: str, owner: str) -> Topic[EntityChanged]:
@@ -109,7 +119,7 @@ CONFLICTS = Topic(
 )
 COMMANDS = Topic(
     "control.commands",
-    Event,
+    Command,
     "runtime",
     "Desired state: paused, halted, braked",
     retention=None,
@@ -122,6 +132,15 @@ FUNCTIONS = Topic(
     "The steps each service declares, for the whole fleet",
     retention=None,
     cleanup="compact",
+)
+WORKERS = Topic(
+    "control.workers",
+    Event,
+    "runtime",
+    "How each worker stands right now: its partitions, runs, rates, what is held and why",
+    retention=None,
+    cleanup="compact",
+    segment=timedelta(minutes=10),  # a status every few seconds: only the last of each counts
 )
 
 
@@ -190,12 +209,23 @@ _SHARED: tuple[Topic[Any], ...] = (
     CONFLICTS,
     COMMANDS,
     FUNCTIONS,
+    WORKERS,
 )
 
 
 def of_service(service: str) -> tuple[Topic[Any], ...]:
     """Return the four topics that the runtime keeps for a consuming service."""
     return (requests(service), schedule(service), base(service), dlq(service))
+
+
+RECORD_OVERHEAD_BYTES = 4_096
+"""What key, headers and the batch around a record may add to its value."""
+
+
+def longest_value(name: str) -> int:
+    """Return how many bytes a record's value may have on the topic `name`."""
+    large = name == QUARANTINE.name or name.endswith(".dlq")
+    return (LARGE_RECORD_BYTES if large else MIB) - RECORD_OVERHEAD_BYTES
 
 
 def catalogue() -> Iterator[Topic[Any]]:

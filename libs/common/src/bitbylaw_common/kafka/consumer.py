@@ -126,10 +126,11 @@ class GroupConsumer:
     def holds_lease(self) -> bool:
         """Whether the group still counts on this member, as far as it can know.
 
-        So after a freeze the first question is answered rightly, before any heartbeat is.
+        So after a freeze the first question is answered rightly, before any heartbeat is. One
+        heartbeat's time is kept as a margin: the broker may have begun to count a little earlier.
         """
         silent = asyncio.get_running_loop().time() - max(self._beat_at, self._listener.joined_at)
-        return silent < self._session_seconds
+        return silent < self._session_seconds * (1 - 1 / HEARTBEATS_PER_SESSION)
 
     async def stop(self) -> None:
         """Leave: a dynamic member tells the group, a static one keeps its place."""
@@ -255,6 +256,30 @@ class GroupConsumer:
         except KafkaError as down:
             raise LogUnavailableError(f"commit failed: {type(down).__name__}") from down
         return True
+
+    @property
+    def rebalancing(self) -> bool:
+        """Whether the group gives out its partitions anew, so that nothing can be fetched."""
+        return not self._listener.settled or not self._consumer.assignment()
+
+    async def behind(self, seconds: float) -> dict[Place, int]:
+        """Return the places that hold more than was fetched and may be fetched, and where they are.
+
+        Raises:
+            LogUnavailableError: the broker does not say within `seconds`.
+        """
+        places = frozenset(self._consumer.assignment()) - self._paused
+        if not places:
+            return {}
+        try:
+            async with asyncio.timeout(seconds):
+                ends = await self._consumer.end_offsets(list(places))
+                at = {place: await self._consumer.position(place) for place in places}
+        except (KafkaError, OSError, TimeoutError) as down:
+            raise LogUnavailableError(f"ends unknown: {type(down).__name__}") from down
+        return {
+            (place.topic, place.partition): at[place] for place in places if at[place] < ends[place]
+        }
 
     def lag(self) -> int:
         """Return how many records lie between what was fetched and the ends last heard of."""

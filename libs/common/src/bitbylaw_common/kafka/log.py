@@ -14,7 +14,7 @@ from bitbylaw_common.errors import LogUnavailableError
 from bitbylaw_common.kafka.codec import partition_of
 from bitbylaw_common.kafka.state import KafkaState
 from bitbylaw_common.logs import step_logger
-from bitbylaw_common.runtime.ports import Outgoing, Position, Record, State
+from bitbylaw_common.runtime.ports import Outgoing, Position, Record, State, check_sizes
 from bitbylaw_common.topics import LARGE_RECORD_BYTES, MIB
 
 BYTES_WAITING = 64 * MIB
@@ -133,6 +133,7 @@ class KafkaLog:
         """
         if not records:
             return []
+        check_sizes(records)
         if self._producer is None:
             await self.connected(self._acknowledge_seconds)
         size = sum(len(record.key) + len(record.value or b"") for record in records)

@@ -15,7 +15,7 @@ from aiokafka.errors import (
 
 from bitbylaw_common import metrics
 from bitbylaw_common.errors import LogUnavailableError, OwnershipLost
-from bitbylaw_common.runtime.ports import Outgoing
+from bitbylaw_common.runtime.ports import Outgoing, check_sizes
 from bitbylaw_common.topics import LARGE_RECORD_BYTES, MIB
 
 TAKE_OVER_SECONDS = 15.0
@@ -79,6 +79,7 @@ class KafkaState:
 
     async def write(self, records: Sequence[Outgoing]) -> None:
         """See `State.write`."""
+        check_sizes(records)
         if self._spent is not None:
             raise type(self._spent)(str(self._spent))
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -5,7 +5,7 @@ import difflib
 import hmac
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -287,12 +287,3 @@ def _unknown(function_id: str, known: Iterable[FunctionInfo]) -> ApiResponse:
 
 def _is_json(headers: Mapping[str, str]) -> bool:
     return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
-
-
-async def watch_loop(interval_seconds: float = 0.25) -> NoReturn:
-    """Measure how late the event loop wakes a sleeper, until cancelled."""
-    loop = asyncio.get_running_loop()
-    while True:
-        due = loop.time() + interval_seconds
-        await asyncio.sleep(interval_seconds)
-        metrics.LOOP_LAG_SECONDS.observe(max(0.0, loop.time() - due))

@@ -16,18 +16,19 @@ from bitbylaw_common.kafka.log import KafkaLog
 from bitbylaw_common.locks import redis_locks
 from bitbylaw_common.logs import step_logger
 from bitbylaw_common.runtime.app import App
-from bitbylaw_common.runtime.control import FunctionInfo, functions_of, watch_loop
+from bitbylaw_common.runtime.control import FunctionInfo, functions_of
 from bitbylaw_common.runtime.desk import StepHealth, WorkerOptions
 from bitbylaw_common.runtime.fleet import Fleet
 from bitbylaw_common.runtime.hosts.http_host import HttpHost, Route
 from bitbylaw_common.runtime.hosts.kafka_host import KafkaHost
 from bitbylaw_common.runtime.http_run import RunRequest, http_run
+from bitbylaw_common.runtime.loop_watch import watching
 from bitbylaw_common.runtime.triggers import ApiRequest, ApiResponse
 from bitbylaw_common.settings import KafkaSettings, RedisSettings, RuntimeSettings
 from bitbylaw_common.topics import Topic
 
-STUCK_SECONDS = 60.0
-"""A consumer whose loop has not gone round for so long should be restarted."""
+STUCK_SECONDS = 40.0
+"""A consumer that has not moved for so long should be restarted; noticed within a minute."""
 
 
 @dataclass
@@ -69,7 +70,7 @@ class Hosting:
             f"{hosted.app.name} stopped moving {seconds:.0f} s ago"
             for hosted in self.hosted
             if hosted.consumer is not None
-            and (seconds := hosted.consumer.still_for()) > STUCK_SECONDS
+            and (seconds := hosted.consumer.stuck_for()) > STUCK_SECONDS
         ]
         if self.failure is not None:
             reasons.append(f"a consumer ended: {type(self.failure).__name__}")
@@ -161,7 +162,8 @@ async def hosting(
     names = "+".join(app.name for app in apps)
     async with AsyncExitStack() as opened:
         routes: list[Route] = []
-        tasks: list[asyncio.Task[None]] = [asyncio.create_task(watch_loop())]
+        tasks: list[asyncio.Task[None]] = []
+        await opened.enter_async_context(watching(names))
         opened.push_async_callback(_cancel, tasks)
         starting = []
         log = await opened.enter_async_context(KafkaLog(connect, service=names))
@@ -278,7 +280,8 @@ async def _drain(hosting: Hosting) -> None:
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
-    await asyncio.wait(tasks, timeout=5)
+    if tasks:
+        await asyncio.wait(tasks, timeout=5)
 
 
 def _routes(hosted: _Hosted, deps: Any, log: KafkaLog, clock: Clock) -> list[Route]:

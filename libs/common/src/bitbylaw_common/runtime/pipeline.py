@@ -15,9 +15,11 @@ from typing import Any, Generic, TypeVar
 
 from bitbylaw_common import metrics, topics, tracing
 from bitbylaw_common.errors import (
+    LockLost,
     LogUnavailableError,
     OutsideError,
     OwnershipLost,
+    RecordRefused,
 )
 from bitbylaw_common.events import RunRequested
 from bitbylaw_common.journal import JournalEntry, Phase, RunFacts
@@ -39,6 +41,29 @@ D = TypeVar("D")
 LOCK_BUSY_PAUSE = timedelta(seconds=5)
 WORDS_KEPT = 2_000
 """Characters of a reason that journal and schedule keep; a log line has the rest."""
+
+
+JOURNAL_BYTES = 768 * 1024
+EFFECTS_KEPT = 100
+"""Of a journal that is too large, the first and the last effects, half of this each."""
+
+
+def cut(entry: JournalEntry) -> JournalEntry:
+    """Return the entry short enough for Kafka: with fewer effects, and the names of their fields."""
+    half = EFFECTS_KEPT // 2
+    kept = (*entry.effects[:half], *entry.effects[half:][-half:])
+    left_out = len(entry.effects) - len(kept)
+    effects = tuple(
+        effect.model_copy(
+            update={
+                "target": effect.target[:WORDS_KEPT],
+                "fields": {name[:100]: "" for name in list(effect.fields)[:50]},
+            }
+        )
+        for effect in kept
+    )
+    words = f"{entry.reason} (shortened: {left_out} effects and the values of fields left out)"
+    return entry.model_copy(update={"effects": effects, "reason": words, "saw": entry.saw[:200]})
 
 
 class Run(Generic[D]):
@@ -207,10 +232,15 @@ class Run(Generic[D]):
             due=due,
             origin=self.origin,
         )
+        value = entry.model_dump_json(exclude_none=True).encode()
+        if len(value) > JOURNAL_BYTES:
+            # Cut rather than lost: Kafka would refuse it, at every try.
+            metrics.JOURNAL_CUT.labels(self.desk.app.name).inc()
+            value = cut(entry).model_dump_json(exclude_none=True).encode()
         return Outgoing(
             topics.JOURNAL.name,
             entry.key,
-            entry.model_dump_json(exclude_none=True).encode(),
+            value,
             {"traceparent": self.trace.header},
             self.partition.number,
         )
@@ -278,7 +308,22 @@ class Pipeline(Generic[D]):
                 run.logger.error("a handler answered what nothing can be made of", exc_info=unfit)
                 unusable = Retry("the handler's answer is unusable; see the log", error="Bug")
                 verdict = self._verdict(unusable, run, bug=True)
-            return await self._settle_run(step, work, run, verdict)
+            try:
+                return await self._settle_run(step, work, run, verdict)
+            except RecordRefused as refused:
+                # What is due later carries its event; one that is too large for that is given up
+                # in the open, where there is room for it.
+                dead = replace(
+                    verdict,
+                    name="rejected",
+                    summary=f"cannot be kept for later: {refused}",
+                    error="RecordRefused",
+                    due=None,
+                    kind="",
+                    death="rejected",
+                    keep_entry=False,
+                )
+                return await self._settle_run(step, work, run, dead)
 
     def _verdict(self, outcome: Outcome, run: Run[D], *, bug: bool) -> Verdict:
         verdict = judge(
@@ -319,6 +364,8 @@ class Pipeline(Generic[D]):
             except TimeoutError:
                 seconds = int(step.deadline.total_seconds())
                 return Retry(f"not finished within {seconds} s", error="Deadline"), False
+            except LockLost:
+                return Wait("another process took the record's lock", LOCK_BUSY_PAUSE), False
             except OwnershipLost:
                 raise
             except LogUnavailableError as down:
@@ -333,6 +380,8 @@ class Pipeline(Generic[D]):
                 return Retry(f"{kind} in the handler; the log has the traceback", error="Bug"), True
 
     async def _guarded(self, step: Step[Any, Any, D], work: Work, context: Context[D]) -> Outcome:
+        if work.item.replay and self.desk.gates.cancelled(work.item.replay):
+            return Skipped(f"replay {work.item.replay} was cancelled")
         if step.lock is None:
             return await self._timed(step, work, context)
         async with self.desk.locks.hold(step.lock, work.key.entity_id) as held:
@@ -410,6 +459,7 @@ class Pipeline(Generic[D]):
         metrics.JOURNAL_RECORDS.labels(service, "end").inc()
         if run.work.answers > 1:
             metrics.RECORDS_COALESCED.labels(service, step.name).inc(run.work.answers - 1)
+        self.desk.gates.ended(step.name, run.work.key.entity_id, verdict.name)
         health = self.desk.health[step.name]
         if verdict.name in ("done", "skipped"):
             health.last_success = now

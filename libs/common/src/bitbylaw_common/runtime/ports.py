@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from bitbylaw_common.errors import RecordRefused
+from bitbylaw_common.topics import longest_value
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -55,6 +58,18 @@ class Position:
     offset: int
 
 
+def check_sizes(records: Sequence[Outgoing]) -> None:
+    """Return if Kafka can take every record.
+
+    Raises:
+        RecordRefused: one is too large for its topic.
+    """
+    for record in records:
+        size, limit = len(record.value or b""), longest_value(record.topic)
+        if size > limit:
+            raise RecordRefused(f"{record.topic}: {size} bytes, and a value may have {limit}")
+
+
 class State(Protocol):
     """What only the owner of a partition may write: base and schedule, with what belongs to them.
 
@@ -66,6 +81,7 @@ class State(Protocol):
         """Append all or nothing, and return once that is acknowledged.
 
         Raises:
+            RecordRefused: one is too large; nothing was written, and this `State` goes on.
             OwnershipLost: another worker took the partition over; nothing was written.
             LogUnavailableError: nobody knows whether it was written; this `State` is of no use any
                 more, and the partition must be taken over and loaded anew.
@@ -92,6 +108,7 @@ class Log(Protocol):
         """Append all and return once every one is acknowledged by all in-sync replicas.
 
         Raises:
+            RecordRefused: one is too large; none was sent.
             LogUnavailableError: not acknowledged in time; each may or may not be stored.
         """
         ...

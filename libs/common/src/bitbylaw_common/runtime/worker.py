@@ -425,6 +425,7 @@ class Worker(Generic[D]):
             position,
             record.topic,
             record.size,
+            replay=record.headers.get(codec.REPLAY, "") if cause == "request" else "",
         )
         entity = "cron" if isinstance(given, Tick) else event.entity
         return LaneKey(step.name, entity, event.key), item, step.coalesce
@@ -568,6 +569,7 @@ class Worker(Generic[D]):
         try:
             if isinstance(work.item.given, Unreadable):
                 await self._pipeline.bury(work.item.given, run)
+                self._unreadable(work.item)
             elif not run.overtaken:
                 closing = await self._pipeline.carry_out(work, run)
         except OwnershipLost as lost:
@@ -583,6 +585,14 @@ class Worker(Generic[D]):
             if self._recording is None or self._recording.done():
                 self._recording = asyncio.create_task(self._record())
                 self._recording.add_done_callback(self._recorded)
+
+    def _unreadable(self, item: Item) -> None:
+        """Tell the gates of the step whose topic holds what cannot be read."""
+        if item.topic in self._by_topic and item.position is not None:
+            step, _ = self._by_topic[item.topic]
+            self._desk.gates.unreadable(
+                step.name, f"{item.position.partition}:{item.envelope.event_id}"
+            )
 
     async def _record(self) -> None:
         """Write the journal of runs that left nothing else to write, many at once.

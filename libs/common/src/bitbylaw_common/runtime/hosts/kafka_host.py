@@ -20,6 +20,7 @@ D = TypeVar("D")
 
 COMMIT_SECONDS = 0.5
 POLL_SECONDS = 0.2
+WATCH_SECONDS = 5.0
 LOAD_TRIES = 10
 REFUSALS_SECONDS = 60.0
 """Refused twice within this, the process ends: most likely two share one BBL_INSTANCE, and would
@@ -89,6 +90,7 @@ class KafkaHost(Generic[D]):
         self._refusals: deque[float] = deque(maxlen=2)
         self._retaking: asyncio.Task[None] | None = None
         self._moved = clock.monotonic()
+        self._behind: dict[Place, tuple[int, float]] = {}
         self._joined = asyncio.Event()
 
     @property
@@ -101,9 +103,15 @@ class KafkaHost(Generic[D]):
         """Records between what was fetched and the ends last heard of."""
         return self._consumer.lag()
 
-    def still_for(self) -> float:
-        """Return the seconds since the fetch loop last went round."""
-        return self._clock.monotonic() - self._moved
+    def stuck_for(self) -> float:
+        """Return for how many seconds it should have moved and did not.
+
+        The loop must go round; and a partition that holds more, and is not held back, must be read
+        on. A rebalance may take as long as the slowest member drains. Kafka being away is no fault
+        of this process.
+        """
+        now = self._clock.monotonic()
+        return max(now - self._moved, max((now - at for _, at in self._behind.values()), default=0))
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until `stopping` is set, then drain, commit and leave.
@@ -112,9 +120,11 @@ class KafkaHost(Generic[D]):
             LogUnavailableError: no broker answers at the start.
             Exception: the worker itself broke; the process must end and start anew.
         """
+        watching: asyncio.Task[None] | None = None
         try:
             await self._consumer.start()
             committed = self._clock.monotonic()
+            watching = asyncio.create_task(self._watch())
             while not stopping.is_set():
                 await self._round()
                 if self._clock.monotonic() - committed >= COMMIT_SECONDS:
@@ -124,6 +134,8 @@ class KafkaHost(Generic[D]):
             await self.worker.stop(drain_seconds=self.drain_seconds)
             await self._commit()
         finally:
+            if watching is not None:
+                watching.cancel()
             await self._stop_retaking()
             await self._consumer.stop()
             self.worker.forget(tuple(self.worker.partitions))
@@ -159,6 +171,31 @@ class KafkaHost(Generic[D]):
         if self.worker.failure.done():
             self.worker.failure.result()
         metrics.PROGRESS_AT.labels(self._app.name).set(self._clock.now().timestamp())
+
+    async def _watch(self) -> None:
+        """Look again and again whether every partition that holds more is read on.
+
+        aiokafka was seen to leave partitions without a fetch after a rebalance, while everything
+        else went on.
+        """
+        while True:
+            await self._clock.sleep(WATCH_SECONDS)
+            now = self._clock.monotonic()
+            try:
+                found = {} if self._consumer.rebalancing else await self._consumer.behind(5)
+            except LogUnavailableError:
+                found = {}
+            held = self.worker.held_back()
+            self._behind = {
+                place: self._behind[place]
+                if place in self._behind and self._behind[place][0] == position
+                else (position, now)
+                for place, position in found.items()
+                if place not in held
+            }
+            metrics.FETCH_STUCK_SECONDS.labels(self._app.name).set(
+                max((now - at for _, at in self._behind.values()), default=0.0)
+            )
 
     async def _commit(self) -> None:
         commits = self.worker.commits()

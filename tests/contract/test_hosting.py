@@ -186,7 +186,7 @@ async def test_missing_topics_end_the_process_with_the_command_that_makes_them(
         status, answer = await site.get("/healthz")
 
     assert isinstance(failure, SettingsError)
-    assert f"lacks {len(TOPICS)} topics, the first is control.functions" in str(failure)
+    assert f"lacks {len(TOPICS)} topics, the first is control.commands" in str(failure)
     assert "bbl topics apply" in str(failure)
     assert (status, answer["reasons"]) == (503, ["a consumer ended: SettingsError"])
 

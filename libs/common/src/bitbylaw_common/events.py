@@ -1,5 +1,6 @@
 """Every event that travels on a topic; each says "look at this", never "set this"."""
 
+from datetime import datetime
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -71,7 +72,7 @@ ENTITIES: dict[str, str] = {
 
 
 class RunRequested(Event):
-    """Somebody asks for one run now: an operator, a cron trigger, later a redrive or replay.
+    """Somebody asks for one run now: an operator, a cron trigger, a redrive or a replay.
 
     Attributes:
         function_id: which declared trigger, as `GET /_console/functions` lists it.
@@ -79,6 +80,10 @@ class RunRequested(Event):
         subject: the entity id; for a cron the function id itself.
         requested: the event to run with, as its JSON object; None for a cron.
         by: who asked, as a name an operator understands, never a person's data.
+        topic: where the event came from, when it did not come from somebody's hand: it is run as
+            one of that topic, whichever number the step's trigger for it has by then.
+        origin: `topic:partition:offset` of the record, or of the dead letter, that is run again.
+        number, of: its place among the requests of one redrive or replay, from 1; 0 when alone.
     """
 
     type: ClassVar[str] = "bitbylaw.run.requested"
@@ -88,6 +93,10 @@ class RunRequested(Event):
     subject: str
     requested: dict[str, Any] | None = None
     by: str = "operator"
+    topic: str = ""
+    origin: str = ""
+    number: int = 0
+    of: int = 0
 
     @property
     def key(self) -> str:
@@ -161,3 +170,83 @@ class QuarantineResolved(Event):
     def entity(self) -> str:
         """Quarantine entries are their own kind."""
         return "quarantine"
+
+
+class Command(Event):
+    """A state that somebody wants, on `control.commands`: the last record of its key holds.
+
+    A tombstone withdraws it. A reader passes over kinds that it does not know, and leaves them.
+
+    Attributes:
+        kind: which command it is; part of the value, because a key alone does not tell.
+        since: from when it holds, UTC.
+        by: who wants it: an instance of a service, or a name an operator understands; never a
+            person's data.
+        reason: in words, without values of a record.
+    """
+
+    type: ClassVar[str] = "bitbylaw.command"
+
+    kind: str
+    since: datetime
+    by: str = "operator"
+    reason: str = ""
+
+    @property
+    def entity(self) -> str:
+        """Commands are their own kind."""
+        return "command"
+
+
+class StepPaused(Command):
+    """An operator wants no run of this step to start, whatever version of the service runs.
+
+    Attributes:
+        step: its name; empty for every step of the service that takes records.
+    """
+
+    type: ClassVar[str] = "bitbylaw.step.paused"
+
+    kind: Literal["paused"] = "paused"
+    service: str = Field(min_length=1)
+    step: str = ""
+
+    @property
+    def key(self) -> str:
+        """The step, or the service with an empty step."""
+        return f"{self.service}|{self.step}"
+
+
+class StepHalted(Command):
+    """A worker found that this step fails on everything: none of its version starts a run.
+
+    Attributes:
+        code_version: of the code that failed. Another version is not meant by it, and has a key of its
+            own, so that versions side by side never erase each other's word.
+    """
+
+    type: ClassVar[str] = "bitbylaw.step.halted"
+
+    kind: Literal["halted"] = "halted"
+    service: str = Field(min_length=1)
+    step: str = Field(min_length=1)
+    code_version: str
+
+    @property
+    def key(self) -> str:
+        """The step and the version."""
+        return f"{self.service}|{self.step}|{self.code_version}"
+
+
+class ReplayCancelled(Command):
+    """An operator wants no more runs of this replay; what it asked for is skipped."""
+
+    type: ClassVar[str] = "bitbylaw.replay.cancelled"
+
+    kind: Literal["replay_cancelled"] = "replay_cancelled"
+    replay_id: str = Field(min_length=1)
+
+    @property
+    def key(self) -> str:
+        """The replay."""
+        return f"replay|{self.replay_id}"

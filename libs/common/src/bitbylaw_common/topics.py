@@ -222,12 +222,6 @@ RECORD_OVERHEAD_BYTES = 4_096
 """What key, headers and the batch around a record may add to its value."""
 
 
-def longest_value(name: str) -> int:
-    """Return how many bytes a record's value may have on the topic `name`."""
-    large = name == QUARANTINE.name or name.endswith(".dlq")
-    return (LARGE_RECORD_BYTES if large else MIB) - RECORD_OVERHEAD_BYTES
-
-
 def catalogue() -> Iterator[Topic[Any]]:
     """Yield every topic of the system, each once."""
     yield from _SHARED
@@ -246,3 +240,15 @@ def by_name(name: str) -> Topic[Any]:
         return known[name]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
     raise KeyError(f"no topic {name!r}; the nearest is {near!r} (see: bbl topics plan)")
+
+
+_LARGEST: dict[str, int] = {topic.name: topic.max_message_bytes for topic in catalogue()}
+
+
+def longest_value(name: str) -> int:
+    """Return how many bytes a record's value may have on the topic `name`.
+
+    Of a topic outside of the catalogue nothing is known but what the runtime keeps there.
+    """
+    small = name.endswith((".base", ".schedule"))
+    return _LARGEST.get(name, MIB if small else LARGE_RECORD_BYTES) - RECORD_OVERHEAD_BYTES

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +16,11 @@ from bitbylaw_common.kafka.log import KafkaLog
 from bitbylaw_common.locks import redis_locks
 from bitbylaw_common.logs import step_logger
 from bitbylaw_common.runtime.app import App
+from bitbylaw_common.runtime.commands import Commands
 from bitbylaw_common.runtime.control import FunctionInfo, functions_of
 from bitbylaw_common.runtime.desk import StepHealth, WorkerOptions
 from bitbylaw_common.runtime.fleet import Fleet
+from bitbylaw_common.runtime.gates import Gates
 from bitbylaw_common.runtime.hosts.http_host import HttpHost, Route
 from bitbylaw_common.runtime.hosts.kafka_host import KafkaHost
 from bitbylaw_common.runtime.http_run import RunRequest, http_run
@@ -38,11 +40,13 @@ class _Hosted:
     Attributes:
         http_health: of the steps that requests start, by step name.
         consumer: its Kafka member, once it is open; None for an app of routes only.
+        gates: which of its steps may start.
     """
 
     app: App[Any]
     http_health: dict[str, StepHealth] = field(default_factory=dict)
     consumer: KafkaHost[Any] | None = None
+    gates: Gates | None = None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
@@ -134,7 +138,7 @@ def topics_of(app: App[Any]) -> tuple[Topic[Any], ...]:
     kept = topics.of_service(app.name) if app.works_on_records else ()
     unique = {t.name: t for t in (*app.consumes, *enqueued, *kept, topics.FUNCTIONS)}
     if app.works_on_records:
-        unique[topics.JOURNAL.name] = topics.JOURNAL
+        unique |= {topic.name: topic for topic in (topics.JOURNAL, topics.COMMANDS)}
     return tuple(unique.values())
 
 
@@ -174,9 +178,17 @@ async def hosting(
             if not hosted.app.works_on_records:
                 continue
             locks = await opened.enter_async_context(redis_locks(redis, service=hosted.app.name))
+            hosted.gates = Gates(
+                hosted.app.name,
+                [step.name for step in hosted.app.steps if not step.http_triggers],
+                clock=clock,
+                code_version=runtime.version,
+                instance=instance,
+            )
             hosted.consumer = KafkaHost(
                 hosted.app,
                 deps,
+                gates=hosted.gates,
                 connect=connect,
                 log=log,
                 clock=clock,
@@ -201,7 +213,9 @@ async def hosting(
         hosting.url = http.url
         hosting.fleet = Fleet(hosting.own_functions, log, clock, source=names)
         opened.push_async_callback(_drain, hosting)
-        begin = asyncio.create_task(_begin(hosting, starting, log, connect, tasks))
+        begin = asyncio.create_task(
+            _begin(hosting, starting, log=log, connect=connect, clock=clock, tasks=tasks)
+        )
         begin.add_done_callback(hosting.watch)
         tasks.append(begin)
         yield hosting
@@ -226,8 +240,10 @@ def _check_times(name: str, drain_seconds: float, runtime: RuntimeSettings) -> N
 async def _begin(
     hosting: Hosting,
     starting: Sequence[_Hosted],
+    *,
     log: KafkaLog,
     connect: Mapping[str, Any],
+    clock: Clock,
     tasks: list[asyncio.Task[None]],
 ) -> None:
     """Wait for Kafka, check the topics, then start the consumers."""
@@ -239,12 +255,22 @@ async def _begin(
             break
         except LogUnavailableError as down:
             logger.warning("waiting for Kafka", error=str(down))
-    fleet = hosting.fleet
-    if fleet is not None:
-        for endless in (fleet.publish(), fleet.follow()):
-            task = asyncio.create_task(endless)
+
+    def lasting(*works: Coroutine[Any, Any, None]) -> None:
+        for work in works:
+            task = asyncio.create_task(work)
             task.add_done_callback(hosting.watch)
             tasks.append(task)
+
+    if hosting.fleet is not None:
+        lasting(hosting.fleet.publish(), hosting.fleet.follow())
+    gates = [hosted.gates for hosted in starting if hosted.gates is not None]
+    if gates:
+        source = "+".join(hosted.app.name for hosted in starting)
+        commands = Commands(log, clock, gates, source=source)
+        lasting(commands.follow(log), commands.publish())
+        # What is paused or halted must not start for a moment.
+        await commands.loaded.wait()
     for hosted in starting:
         if hosted.consumer is not None and not hosting.draining:
             hosted.task = asyncio.create_task(hosted.consumer.run(hosted.stopping))

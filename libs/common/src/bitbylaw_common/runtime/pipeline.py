@@ -459,7 +459,9 @@ class Pipeline(Generic[D]):
         metrics.JOURNAL_RECORDS.labels(service, "end").inc()
         if run.work.answers > 1:
             metrics.RECORDS_COALESCED.labels(service, step.name).inc(run.work.answers - 1)
-        self.desk.gates.ended(step.name, run.work.key.entity_id, verdict.name)
+        if not (verdict.name == "skipped" and verdict.keep_entry):
+            # One that only confirms a pending attempt says nothing about the step's health.
+            self.desk.gates.ended(step.name, run.work.key.entity_id, verdict.name)
         health = self.desk.health[step.name]
         if verdict.name in ("done", "skipped"):
             health.last_success = now

@@ -150,6 +150,10 @@ class Gates(Protocol):
         """Note how a run ended: done, skipped, wait, retry, rejected, bug."""
         ...
 
+    def readable(self, step: str) -> None:
+        """Note a record on one of the step's topics that could be read."""
+        ...
+
     def unreadable(self, step: str, key: str) -> None:
         """Note a record on one of the step's topics that could not be read."""
         ...
@@ -183,6 +187,9 @@ class OpenGates:
         return None
 
     def ended(self, step: str, key: str, outcome: str) -> None:
+        """Take no note."""
+
+    def readable(self, step: str) -> None:
         """Take no note."""
 
     def unreadable(self, step: str, key: str) -> None:

@@ -415,7 +415,13 @@ class Worker(Generic[D]):
                 record.topic,
                 record.size,
             )
-            return LaneKey("", "unreadable", f"{position}"), item, False
+            # In the step's own lanes: a halt keeps what cannot be read from the dead letters, too.
+            name = (
+                "" if record.topic == self._requests.name else self._by_topic[record.topic][0].name
+            )
+            self._desk.gates.unreadable(name, repr(record.key or position))
+            return LaneKey(name, "unreadable", f"{position}"), item, False
+        self._desk.gates.readable(step.name)
         item = Item(
             given,
             event,
@@ -569,7 +575,6 @@ class Worker(Generic[D]):
         try:
             if isinstance(work.item.given, Unreadable):
                 await self._pipeline.bury(work.item.given, run)
-                self._unreadable(work.item)
             elif not run.overtaken:
                 closing = await self._pipeline.carry_out(work, run)
         except OwnershipLost as lost:
@@ -585,14 +590,6 @@ class Worker(Generic[D]):
             if self._recording is None or self._recording.done():
                 self._recording = asyncio.create_task(self._record())
                 self._recording.add_done_callback(self._recorded)
-
-    def _unreadable(self, item: Item) -> None:
-        """Tell the gates of the step whose topic holds what cannot be read."""
-        if item.topic in self._by_topic and item.position is not None:
-            step, _ = self._by_topic[item.topic]
-            self._desk.gates.unreadable(
-                step.name, f"{item.position.partition}:{item.envelope.event_id}"
-            )
 
     async def _record(self) -> None:
         """Write the journal of runs that left nothing else to write, many at once.

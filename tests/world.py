@@ -133,7 +133,11 @@ class World:
         @asynccontextmanager
         async def open_deps(env: Mapping[str, str]) -> AsyncIterator[Deps]:
             settings = DocumentSyncSettings.from_env(env)
-            yield deps_over(self.transport, settings, self.host.clock)
+            deps = deps_over(self.transport, settings, self.host.clock)
+            try:
+                yield deps
+            finally:
+                await deps.circuits.close()
 
         with_simulators: App[Deps] = replace(document_sync, open_deps=open_deps)
         await self.host.start(ingest, self.env)

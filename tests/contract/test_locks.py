@@ -15,7 +15,9 @@ from redis.asyncio import Redis
 
 from bitbylaw_common import locks as locks_module
 from bitbylaw_common import logs, metrics
-from bitbylaw_common.locks import NoLocks, RedisLocks, redis_locks
+from bitbylaw_common.clock import SystemClock
+from bitbylaw_common.errors import Transient
+from bitbylaw_common.locks import LockBook, NoLocks, RedisLocks, lock_book, redis_locks
 from bitbylaw_common.settings import RedisSettings
 from bitbylaw_devstack import Stack
 
@@ -327,6 +329,125 @@ async def test_a_run_that_overlaps_an_outage_and_its_end_takes_no_lock_of_anothe
                 token = await other.get(key(entity_id))
                 await locks._release(key(entity_id), "a token that is not theirs")
                 assert await other.get(key(entity_id)) == token
+
+
+async def test_a_run_is_told_once_when_another_took_its_lock(
+    redis: Redis, entity_id: str, warnings: list[Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks_module, "TTL_SECONDS", 0.3)
+    before = metrics.value("bitbylaw_locks_lost_total", entity=ENTITY)
+    told = asyncio.Event()
+    times = 0
+
+    def lost() -> None:
+        nonlocal times
+        times += 1
+        told.set()
+
+    async with RedisLocks(redis, service="a").hold(ENTITY, entity_id, lost) as held:
+        assert held
+        await redis.set(key(entity_id), "another's token")
+        await asyncio.wait_for(told.wait(), 5)
+        # what they hold is not prolonged, nor taken back when they are done
+        assert await redis.pttl(key(entity_id)) == -1
+        await redis.delete(key(entity_id))
+        await asyncio.sleep(locks_module.TTL_SECONDS)  # two renewals long
+        assert not await redis.exists(key(entity_id))
+    assert times == 1
+    assert metrics.value("bitbylaw_locks_lost_total", entity=ENTITY) - before == 1
+    assert [line["log_level"] for line in warnings] == ["warning"]
+    assert entity_id not in str(warnings)
+
+
+async def test_a_lock_that_redis_forgot_is_taken_again_and_the_run_goes_on(
+    redis: Redis, entity_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks_module, "TTL_SECONDS", 0.3)
+    told = asyncio.Event()
+    async with RedisLocks(redis, service="a").hold(ENTITY, entity_id, told.set):
+        token = await redis.get(key(entity_id))
+        await redis.delete(key(entity_id))
+        async with asyncio.timeout(5):
+            while await redis.get(key(entity_id)) != token:  # noqa: ASYNC110 - Redis rings no bell
+                await asyncio.sleep(0.01)
+    assert not told.is_set()
+    assert not await redis.exists(key(entity_id))
+
+
+# -- for operators --------------------------------------------------------------------------------
+
+
+async def test_an_operator_sees_who_holds_a_lock_since_when_and_for_how_long(
+    redis: Redis, entity_id: str
+) -> None:
+    book = LockBook(redis)
+    assert await book.get(ENTITY, entity_id) is None
+    async with RedisLocks(redis, service="document-sync").hold(ENTITY, entity_id):
+        lock = await book.get(ENTITY, entity_id)
+        assert lock is not None
+        assert (lock.entity, lock.entity_id, lock.service) == (ENTITY, entity_id, "document-sync")
+        assert f"-{os.getpid()}-" in lock.process
+        assert lock.taken is not None
+        assert abs((SystemClock().now() - lock.taken).total_seconds()) < 60
+        assert lock.seconds_left is not None
+        assert 0 < lock.seconds_left <= locks_module.TTL_SECONDS
+        assert lock.renewed
+        assert entity_id in {one.entity_id for one in await book.all()}
+    assert entity_id not in {one.entity_id for one in await book.all()}
+
+
+@pytest.mark.parametrize("token", ["", "a script's", "a/b/c", "\udcff"])
+async def test_a_lock_of_somebody_else_is_shown_and_freed_too(
+    redis: Redis, entity_id: str, token: str
+) -> None:
+    await redis.set(key(entity_id), token.encode("utf-8", "surrogateescape"))
+    book = LockBook(redis)
+    lock = await book.get(ENTITY, entity_id)
+    assert lock is not None
+    assert (lock.service, lock.process, lock.taken, lock.seconds_left) == ("", "", None, None)
+    assert not lock.renewed
+    assert await book.free(lock)
+    assert not await redis.exists(key(entity_id))
+
+
+async def test_only_the_lock_that_was_seen_is_freed(redis: Redis, entity_id: str) -> None:
+    book = LockBook(redis)
+    async with RedisLocks(redis, service="a").hold(ENTITY, entity_id):
+        seen = await book.get(ENTITY, entity_id)
+    assert seen is not None
+    async with RedisLocks(redis, service="b").hold(ENTITY, entity_id):
+        assert not await book.free(seen)
+        assert await redis.exists(key(entity_id))
+
+
+async def test_a_lock_whose_holder_missed_a_renewal_counts_as_left_behind(
+    redis: Redis, entity_id: str
+) -> None:
+    async with RedisLocks(redis, service="a").hold(ENTITY, entity_id):
+        await redis.pexpire(key(entity_id), int(locks_module.TTL_SECONDS * 1000 * 0.55))
+        lock = await LockBook(redis).get(ENTITY, entity_id)
+    assert lock is not None
+    assert not lock.renewed
+
+
+async def test_what_lies_under_a_lock_s_name_and_is_none_hides_no_other(
+    redis: Redis, entity_id: str
+) -> None:
+    await redis.hset(key(f"{entity_id}-odd"), "a", "b")
+    await redis.set(key(entity_id), "a script's")
+    found = {lock.entity_id for lock in await LockBook(redis).all()}
+    assert entity_id in found
+    assert f"{entity_id}-odd" not in found
+    await redis.delete(key(entity_id), key(f"{entity_id}-odd"))
+
+
+async def test_an_operator_hears_when_redis_is_away(entity_id: str) -> None:
+    settings = RedisSettings.from_env({"REDIS_URL": "redis://127.0.0.1:1/0"})
+    async with lock_book(settings) as book:
+        with pytest.raises(Transient, match="redis did not answer to list_locks"):
+            await book.all()
+        with pytest.raises(Transient):
+            await book.get(ENTITY, entity_id)
 
 
 async def test_no_locks_are_always_free(entity_id: str) -> None:

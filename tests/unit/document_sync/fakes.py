@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from bitbylaw_common.circuits import Circuits
 from bitbylaw_common.errors import Conflict, NotFound, Transient
 from bitbylaw_common.events import EntityChanged
 from bitbylaw_common.journal import RunFacts
 from bitbylaw_common.outcomes import Outcome, Retry, Skipped, Wait
 from bitbylaw_common.runtime.context import Context, Emit
+from bitbylaw_common.runtime.hosts.memory_host import ManualClock
 from bitbylaw_common.sync.digests import Digester
 from bitbylaw_document_sync.deps import Deps
 from bitbylaw_document_sync.domain.model import (
@@ -397,7 +399,8 @@ class Bench:
         self._runs = 0
 
     def _deps(self) -> Deps:
-        return Deps(self.crm, Files(self.xai), Collections(self.xai), self.policy)
+        circuits = Circuits(ManualClock(START))
+        return Deps(self.crm, Files(self.xai), Collections(self.xai), self.policy, circuits)
 
     def restart(self) -> None:
         """Begin a new process: what only memory knew is gone."""

@@ -44,12 +44,19 @@ def test_several_links_with_and_without_an_activation_are_read() -> None:
         ("DOCUMENT_STATUS_FIELD", "1"),
         ("XAI_FILE_POLICY", "maybe"),
         ("XAI_SETTLE_SECONDS", "-1"),
+        ("XAI_RATE_PER_SECOND", "0"),
+        ("ESPOCRM_RATE_PER_SECOND", "fast"),
         ("BBL_DIGEST_KEY", "short"),
     ],
 )
 def test_a_value_that_does_not_fit_is_named(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=name):
         DocumentSyncSettings.from_env({**ENV, name: value})
+
+
+def test_rates_are_limited_only_where_they_are_set() -> None:
+    settings = DocumentSyncSettings.from_env({**ENV, "XAI_RATE_PER_SECOND": "2.5"})
+    assert (settings.xai.rate_per_second, settings.espocrm.rate_per_second) == (2.5, None)
 
 
 def test_a_missing_name_is_named() -> None:

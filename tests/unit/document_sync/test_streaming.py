@@ -3,14 +3,14 @@
 import tracemalloc
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 from bitbylaw_common.outcomes import Done
-from bitbylaw_document_sync.deps import Deps
 from bitbylaw_document_sync.domain.model import FileFacts
 from bitbylaw_document_sync.executor import BytesDifferError, Checked
-from unit.document_sync.fakes import Bench, Collections, Crm, Files, md5_of
+from unit.document_sync.fakes import Bench, Crm, Files, md5_of
 
 MIB = 1024 * 1024
 PIECE = bytes(range(256)) * 1024  # 256 KiB
@@ -51,7 +51,7 @@ async def test_forty_mib_pass_through_in_constant_memory() -> None:
     crm.add("d1", b"", "akte-1")
     crm.rows["d1"].md5 = md5_of(PIECE * 160)
     files = CountingFiles(bench.xai)
-    bench.deps = Deps(crm, files, Collections(bench.xai), bench.policy)
+    bench.deps = replace(bench.deps, documents=crm, files=files)
     tracemalloc.start()
     try:
         outcome = await bench.run("d1")

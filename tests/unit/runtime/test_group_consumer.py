@@ -1,8 +1,11 @@
 """What a member makes of aiokafka's callbacks, without a broker."""
 
+from collections.abc import Mapping
+
 from aiokafka import TopicPartition
 
 from bitbylaw_common.kafka.consumer import _Listener
+from bitbylaw_common.runtime.offsets import Commit
 
 
 class Host:
@@ -13,7 +16,10 @@ class Host:
         self.broken: list[Exception] = []
         self._error = error
 
-    async def assigned(self, numbers: frozenset[int]) -> None:
+    async def assigned(
+        self, numbers: frozenset[int], commits: Mapping[tuple[str, int], Commit]
+    ) -> None:
+        assert not commits
         if self._error is not None:
             raise self._error
         self.told.append(("assigned", numbers))

@@ -43,10 +43,10 @@ WORDS = ("espocrm", "update_entity")
             Retry("espocrm answered 418 to update_entity", "OutsideError"),
         ),
         (Invalid(*WORDS, status=400), Rejected("espocrm answered 400 to update_entity", "Invalid")),
-        (RateLimited(*WORDS), Wait("espocrm answered 429 to update_entity", RATE_LIMIT_PAUSE)),
+        (RateLimited(*WORDS), Wait("espocrm answered 429 to update_entity", RATE_LIMIT_PAUSE, imposed=True)),
         (
             RateLimited(*WORDS, retry_after=7 * MINUTE),
-            Wait("espocrm answered 429 to update_entity", 7 * MINUTE),
+            Wait("espocrm answered 429 to update_entity", 7 * MINUTE, imposed=True),
         ),
     ],
     ids=lambda value: type(value).__name__,
@@ -144,3 +144,11 @@ def test_another_ladder_is_climbed_to_its_own_end() -> None:
     first = judge(Retry("r"), FIRST, NOW, ladder=ladder)
     assert first.due == NOW + timedelta(seconds=1)
     assert judge(Retry("r"), first.chain, NOW, ladder=ladder).death == "exhausted"
+
+
+def test_a_wait_that_a_system_imposes_uses_up_no_time_of_the_record_s_own() -> None:
+    waiting = judge(Wait("indexing", MINUTE, NOW + MINUTE), FIRST, NOW).chain
+    spared = judge(Wait("xai is down", 10 * MINUTE, imposed=True), waiting, NOW + 5 * MINUTE)
+    assert (spared.name, spared.due) == ("wait", NOW + 15 * MINUTE)
+    assert spared.chain == waiting
+    assert judge(Wait("indexing", MINUTE), spared.chain, NOW + 15 * MINUTE).death == "expired"

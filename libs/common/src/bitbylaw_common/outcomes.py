@@ -26,11 +26,14 @@ class Wait:
         reason: what is waited for, in words for an operator.
         after: how long from now until the record is looked at again; zero means at once.
         until: past this instant the record is dead (as `Rejected`); None waits without end.
+        imposed: an outside system, or what guards it, asked for the wait; it does not use up the
+            time that an earlier `until` of the record allows.
     """
 
     reason: str
     after: timedelta
     until: datetime | None = None
+    imposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,18 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from bitbylaw_common import metrics, tracing
+from bitbylaw_common.circuits import Circuits
+from bitbylaw_common.clients import espocrm as espocrm_client
 from bitbylaw_common.clients.espocrm import EspoCRM
 from bitbylaw_common.clock import Clock, SystemClock
 from bitbylaw_common.http.aiohttp_transport import aiohttp_transport
+from bitbylaw_common.http.guarded import GuardedTransport
 from bitbylaw_common.http.transport import Transport
+from bitbylaw_common.limits import Limits, shared_limits
 from bitbylaw_common.runtime.app import App
 from bitbylaw_common.runtime.run import run
 from bitbylaw_common.sync.digests import Digester
+from bitbylaw_document_sync import xai as xai_client
 from bitbylaw_document_sync.adapters import EspoDocuments, Names, XaiCollections, XaiFiles
 from bitbylaw_document_sync.deps import Deps
 from bitbylaw_document_sync.domain.planner import Policy
@@ -20,10 +25,20 @@ from bitbylaw_document_sync.steps import document_sync_event_step
 from bitbylaw_document_sync.xai import Xai
 
 
-def deps_over(transport: Transport, settings: DocumentSyncSettings, clock: Clock) -> Deps:
-    """Return the deps over any transport: the real one, or a test's."""
+def deps_over(
+    transport: Transport,
+    settings: DocumentSyncSettings,
+    clock: Clock,
+    limits: Limits | None = None,
+) -> Deps:
+    """Return the deps over any transport: the real one, or a test's.
+
+    Their circuits hold calls back; they are the caller's to close.
+    """
+    circuits = Circuits(clock)
+    guarded = GuardedTransport(transport, circuits=circuits, clock=clock, limits=limits)
     espocrm = EspoCRM(
-        transport,
+        guarded,
         base_url=settings.espocrm.base_url,
         api_key=settings.espocrm.api_key.get_secret_value(),
         clock=clock,
@@ -31,7 +46,7 @@ def deps_over(transport: Transport, settings: DocumentSyncSettings, clock: Clock
         metadata_ttl_seconds=settings.espocrm.metadata_ttl_seconds,
     )
     xai = Xai(
-        transport,
+        guarded,
         files_url=settings.xai.files_url,
         management_url=settings.xai.management_url,
         api_key=settings.xai.api_key.get_secret_value(),
@@ -40,13 +55,15 @@ def deps_over(transport: Transport, settings: DocumentSyncSettings, clock: Clock
         upload_timeout_seconds=settings.xai.upload_timeout_seconds,
         timeout_seconds=settings.xai.timeout_seconds,
     )
+    circuits.declare(espocrm_client.SYSTEM, espocrm.app_user)
+    circuits.declare(xai_client.SYSTEM, xai.check_keys)
     names = Names(settings.file_link, settings.status_field, settings.collection_links)
     policy = Policy(
         Digester(settings.digests.digest_key.get_secret_value().encode()),
         timedelta(seconds=settings.settle_seconds),
         delete_files=settings.file_policy == "delete",
     )
-    return Deps(EspoDocuments(espocrm, names), XaiFiles(xai), XaiCollections(xai), policy)
+    return Deps(EspoDocuments(espocrm, names), XaiFiles(xai), XaiCollections(xai), policy, circuits)
 
 
 @asynccontextmanager
@@ -57,10 +74,21 @@ async def open_deps(env: Mapping[str, str]) -> AsyncIterator[Deps]:
         SettingsError: the environment does not fit.
     """
     settings, clock = DocumentSyncSettings.from_env(env), SystemClock()
-    async with aiohttp_transport(
-        clock=clock, on_exchange=metrics.outside_request, traceparent=tracing.outgoing
-    ) as transport:
-        yield deps_over(transport, settings, clock)
+    rates = {
+        espocrm_client.SYSTEM: settings.espocrm.rate_per_second,
+        xai_client.SYSTEM: settings.xai.rate_per_second,
+    }
+    async with (
+        aiohttp_transport(
+            clock=clock, on_exchange=metrics.outside_request, traceparent=tracing.outgoing
+        ) as transport,
+        shared_limits(settings.redis, clock, rates) as limits,
+    ):
+        deps = deps_over(transport, settings, clock, limits)
+        try:
+            yield deps
+        finally:
+            await deps.circuits.close()
 
 
 app = App("document-sync", [document_sync_event_step.document_sync], open_deps)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from bitbylaw_common.circuits import Circuits
 from bitbylaw_document_sync.domain.model import (
     Absent,
     Entry,
@@ -145,6 +146,7 @@ class Deps:
     """What the steps of document-sync reach.
 
     Attributes:
+        circuits: of the systems that the steps need; the runtime starts none that they hold back.
         warned: what the CRM has no field for and was told about already.
     """
 
@@ -152,5 +154,6 @@ class Deps:
     files: Files
     collections: Collections
     policy: Policy
+    circuits: Circuits
     claims: Claims = field(default_factory=Claims)
     warned: set[Noted] = field(default_factory=set)

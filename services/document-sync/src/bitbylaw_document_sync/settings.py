@@ -10,6 +10,7 @@ from bitbylaw_common.settings import (
     DigestSettings,
     EnvModel,
     EspoSettings,
+    RedisSettings,
     Seconds,
     XaiSettings,
 )
@@ -62,6 +63,7 @@ class DocumentSyncSettings(EnvModel):
 
     espocrm: EspoSettings
     xai: XaiSettings
+    redis: RedisSettings
     digests: DigestSettings
     settle_seconds: Seconds = Field(180, validation_alias="XAI_SETTLE_SECONDS")
     file_policy: Literal["keep", "delete"] = Field("keep", validation_alias="XAI_FILE_POLICY")

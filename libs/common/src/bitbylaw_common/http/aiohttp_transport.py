@@ -6,14 +6,16 @@ import random
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
 from yarl import URL
 
+from bitbylaw_common import spans
 from bitbylaw_common.clock import Clock
-from bitbylaw_common.errors import Transient
+from bitbylaw_common.errors import HeldBack, Transient
 from bitbylaw_common.http.transport import Request, Transport
 
 LIMITS: Mapping[str, int] = {
@@ -29,6 +31,7 @@ OnExchange = Callable[[str, str, str, float], None]
 """Told of each request sent: system, operation, class of the answer ("2xx" to "5xx", or "none" when
 none came or it was torn), and the seconds from sending to its end."""
 
+ROOM_PAUSE = timedelta(seconds=15)
 _TRIES = 3
 _FIRST_PAUSE_SECONDS = 0.3
 _CHUNK_BYTES = 256 * 1024
@@ -274,10 +277,11 @@ class _AiohttpTransport:
         except BaseException as gone:
             _Room(tuple(taken)).leave()
             if isinstance(gone, TimeoutError):
-                raise Transient(
+                raise HeldBack(
                     request.system,
                     request.operation,
-                    detail=f"not sent: too many calls under way for {request.timeout_seconds:g} s",
+                    reason=f"too many calls were under way for {request.timeout_seconds:g} s",
+                    after=ROOM_PAUSE,
                 ) from None
             raise
         return _Room(tuple(taken))
@@ -290,7 +294,9 @@ class _AiohttpTransport:
             answer: _Answer | None = None
             lost: Transient | None = None
             try:
-                answer = await self._once(request, deadline - self._clock.monotonic())
+                answer = await self._once(
+                    request, deadline - self._clock.monotonic(), resent=pauses
+                )
             except Transient as no_answer:
                 lost = no_answer
             last = (
@@ -308,7 +314,7 @@ class _AiohttpTransport:
             await self._clock.sleep(pause)
         raise AssertionError("the last try returns or raises")
 
-    async def _once(self, request: Request, seconds: float) -> _Answer:
+    async def _once(self, request: Request, seconds: float, *, resent: int) -> _Answer:
         headers = {"Accept-Encoding": "identity", "User-Agent": "bitbylaw", **request.headers}
         trace = self._traceparent()
         if trace is not None:
@@ -324,10 +330,14 @@ class _AiohttpTransport:
             data = source
 
         began = self._clock.monotonic()
+        span = spans.call(request, trace, resent=resent)
+        status: int | None = None
 
-        def ended(status_class: str) -> None:
+        def ended(status_class: str, error: str = "") -> None:
             spent = self._clock.monotonic() - began
             self._on_exchange(request.system, request.operation, status_class, spent)
+            torn = "Transient" if status_class == "none" else ""
+            spans.called(span, status=status, error=error or torn)
 
         attempt = _Attempt()
         total = max(seconds, 0.001)  # aiohttp takes zero for "no limit"
@@ -343,8 +353,11 @@ class _AiohttpTransport:
             )
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
             raise
+        except asyncio.CancelledError:
+            spans.called(span, status=None, error="CancelledError")
+            raise
         except (aiohttp.ClientError, OSError) as lost:
-            ended("none")
+            ended("none", type(lost).__name__)
             if source is not None and source.failure is not None:
                 raise source.failure from None
             raise Transient(
@@ -353,6 +366,7 @@ class _AiohttpTransport:
                 detail=self._why(request, lost),
                 ambiguous=attempt.sent and not request.idempotent,
             ) from None
+        status = response.status
         return _Answer(request, response, ended)
 
     def _why(self, request: Request, lost: Exception) -> str:

@@ -342,10 +342,12 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ca
         try:
             # aiokafka calls back beside the fetch loop: a record fetched before the state is
             # loaded would be delivered to nobody.
+            commits: dict[Place, Commit] = {}
             if self.consumer is not None:
                 self.consumer.pause(*assigned)
                 commits = await self._committed(self.consumer, tuple(assigned))
-                await self._assigned(self._numbers, commits)
+            await self._assigned(self._numbers, commits)
+            if self.consumer is not None:
                 self.consumer.resume(*assigned)
         except Exception as error:  # noqa: BLE001 - aiokafka would swallow whatever it is
             self._broken(error)

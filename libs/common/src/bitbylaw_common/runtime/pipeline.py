@@ -14,7 +14,9 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 from bitbylaw_common import metrics, topics, tracing
+from bitbylaw_common.circuits import working_on
 from bitbylaw_common.errors import (
+    HeldBack,
     LockLost,
     LogUnavailableError,
     OutsideError,
@@ -83,6 +85,7 @@ class Run(Generic[D]):
         self.awaited = bool(work.causes & {"due", "request"})
         self.new_sight = False
         self.unchanged: Skipped | None = None
+        self._lock_lost = False
         self.chain = self._fresh_chain()
         if self.entry is not None and self.entry.kind != "tick":
             self.chain = Chain(
@@ -124,7 +127,13 @@ class Run(Generic[D]):
 
     def still_owner(self) -> None:
         """See `Context.still_owner`."""
+        if self._lock_lost:
+            raise LockLost("another process took the record's lock")
         self.desk.still_owner(self.partition)
+
+    def lock_lost(self) -> None:
+        """Note that the record's lock has another holder now."""
+        self._lock_lost = True
 
     def saw(self, digest: str) -> Skipped | None:
         """See `Context.saw`."""
@@ -355,7 +364,11 @@ class Pipeline(Generic[D]):
                 attempt=run.chain.attempt + 1,
             )
             try:
-                return await self._guarded(step, work, context), False
+                return await self._guarded(step, work, run, context), False
+            except HeldBack as error:
+                # The circuit, or the limit, said so already; each run that is spared is no news.
+                run.logger.info("a system is spared", system=error.system, error=str(error))
+                return outcome_of(error), False
             except OutsideError as error:
                 run.logger.warning(
                     "an outside system ended the run", system=error.system, error=str(error)
@@ -379,20 +392,24 @@ class Pipeline(Generic[D]):
                 kind = type(bug).__name__
                 return Retry(f"{kind} in the handler; the log has the traceback", error="Bug"), True
 
-    async def _guarded(self, step: Step[Any, Any, D], work: Work, context: Context[D]) -> Outcome:
+    async def _guarded(
+        self, step: Step[Any, Any, D], work: Work, run: Run[D], context: Context[D]
+    ) -> Outcome:
         if work.item.replay and self.desk.gates.cancelled(work.item.replay):
             return Skipped(f"replay {work.item.replay} was cancelled")
         if step.lock is None:
             return await self._timed(step, work, context)
-        async with self.desk.locks.hold(step.lock, work.key.entity_id) as held:
+        async with self.desk.locks.hold(step.lock, work.key.entity_id, run.lock_lost) as held:
             if not held:
                 metrics.LOCK_WAITS.labels(step.lock).inc()
                 return Wait("another process works on this record", LOCK_BUSY_PAUSE)
             return await self._timed(step, work, context)
 
     async def _timed(self, step: Step[Any, Any, D], work: Work, context: Context[D]) -> Outcome:
+        record = (work.key.entity, work.key.entity_id)
         async with asyncio.timeout(step.deadline.total_seconds()):
-            outcome: Outcome = await step.handler(work.item.given, context)
+            with working_on(record):
+                outcome: Outcome = await step.handler(work.item.given, context)
         return outcome
 
     async def _settle_run(

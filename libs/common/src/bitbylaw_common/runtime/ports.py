@@ -129,8 +129,13 @@ class Log(Protocol):
 class Locks(Protocol):
     """Locks against actors outside the consumer group."""
 
-    def hold(self, entity: str, entity_id: str) -> AbstractAsyncContextManager[bool]:
+    def hold(
+        self, entity: str, entity_id: str, lost: Callable[[], None] | None = None
+    ) -> AbstractAsyncContextManager[bool]:
         """Try to hold `sync_lock:{entity}:{id}` for the length of the block.
+
+        Args:
+            lost: called once when somebody else turns out to hold it meanwhile.
 
         Yields:
             True when held, or when the store is down (the log alone keeps order then); False

@@ -6,6 +6,7 @@ from typing import Literal, assert_never
 
 from bitbylaw_common.errors import (
     Conflict,
+    HeldBack,
     Invalid,
     NotFound,
     OutsideError,
@@ -26,8 +27,10 @@ RATE_LIMIT_PAUSE = timedelta(seconds=30)
 def outcome_of(error: OutsideError) -> Outcome:
     """Return the fate of a run that an outside system ended."""
     match error:
+        case HeldBack():
+            return Wait(str(error), error.after, imposed=True)
         case RateLimited():
-            return Wait(str(error), error.retry_after or RATE_LIMIT_PAUSE)
+            return Wait(str(error), error.retry_after or RATE_LIMIT_PAUSE, imposed=True)
         case Invalid():
             return Rejected(str(error), error="Invalid")
         case Transient() | Unauthorized() | NotFound() | Conflict():
@@ -104,8 +107,12 @@ def judge(
             return Verdict("done", summary, chain)
         case Skipped(reason):
             return Verdict("skipped", reason, chain, keep_entry=unchanged)
-        case Wait(reason, after, until):
+        case Wait(reason, after, until, imposed):
             end = min((t for t in (until, chain.until) if t is not None), default=None)
+            if imposed:
+                # The record waits for a system, not the system for the record: its own end counts
+                # again when it is asked.
+                return Verdict("wait", reason, chain, due=now + max(after, timedelta()), kind="wait")
             if end is not None and now >= end:
                 return Verdict(
                     "rejected",

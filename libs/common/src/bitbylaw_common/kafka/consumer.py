@@ -21,6 +21,7 @@ from bitbylaw_common.runtime.ports import Record
 from bitbylaw_common.topics import LARGE_RECORD_BYTES
 
 HEARTBEATS_PER_SESSION = 10
+COMMIT_SECONDS = 5.0
 Place = tuple[str, int]
 Assigned = Callable[[frozenset[int], Mapping[Place, Commit]], Awaitable[None]]
 Revoked = Callable[[frozenset[int]], Awaitable[None]]
@@ -238,12 +239,14 @@ class GroupConsumer:
         if not commits:
             return True
         try:
-            await self._consumer.commit(
-                {
-                    TopicPartition(*place): OffsetAndMetadata(commit.offset, commit.metadata)
-                    for place, commit in commits.items()
-                }
-            )
+            # aiokafka asks a silent broker for ever.
+            async with asyncio.timeout(COMMIT_SECONDS):
+                await self._consumer.commit(
+                    {
+                        TopicPartition(*place): OffsetAndMetadata(commit.offset, commit.metadata)
+                        for place, commit in commits.items()
+                    }
+                )
         except CommitFailedError as failed:
             if isinstance(failed.__cause__, RebalanceInProgressError):
                 raise LogUnavailableError("commit put off: the group is rebalancing") from failed
@@ -253,7 +256,7 @@ class GroupConsumer:
             # Between two assignments nothing is assigned; the next owner goes on from the commit
             # before this one.
             return False
-        except KafkaError as down:
+        except (KafkaError, TimeoutError) as down:
             raise LogUnavailableError(f"commit failed: {type(down).__name__}") from down
         return True
 

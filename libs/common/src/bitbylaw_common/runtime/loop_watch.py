@@ -46,11 +46,15 @@ class LoopWatch:
 
     def look(self) -> None:
         """Look until `end`, on a thread of its own."""
-        named = 0.0
+        named, looked = 0.0, time.monotonic()
         while not self._ended.wait(BEAT_SECONDS):
-            beaten = self._beaten
-            still = time.monotonic() - beaten
+            now, before = time.monotonic(), looked
+            beaten, looked = self._beaten, now
+            still = now - beaten
             if still < self._named_seconds or named == beaten:
+                continue
+            if now - before >= self._named_seconds:
+                # This thread stood still too: the process was frozen, and no line is to blame.
                 continue
             named = beaten
             metrics.LOOP_BLOCKED.inc()

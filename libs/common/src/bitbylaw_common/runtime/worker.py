@@ -538,6 +538,7 @@ class Worker(Generic[D]):
         while (
             not self._stopping
             and not self._desk.holding
+            and self._lease()
             and len(self._running) < self._desk.options.concurrency
             and (work := self._lanes.take(self._room)) is not None
         ):

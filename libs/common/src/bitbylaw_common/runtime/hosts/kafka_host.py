@@ -23,8 +23,7 @@ POLL_SECONDS = 0.2
 WATCH_SECONDS = 5.0
 LOAD_TRIES = 10
 REFUSALS_SECONDS = 60.0
-"""Refused twice within this, the process ends: most likely two share one BBL_INSTANCE, and would
-take each other's place for ever."""
+"""Refused twice within this, the process ends and begins anew."""
 SESSION_SECONDS = 30.0
 
 
@@ -226,15 +225,23 @@ class KafkaHost(Generic[D]):
             "the group refused this member; its runs are cancelled and it joins again",
             partitions=sorted(self.worker.partitions),
         )
+        in_time = self._consumer.holds_lease()
         self.worker.lose("refused")
         now = self._clock.monotonic()
         self._refusals.append(now)
-        if len(self._refusals) == 2 and now - self._refusals[0] <= REFUSALS_SECONDS:
-            who = f"BBL_INSTANCE={self._instance}" if self._instance else "this member"
+        if self._instance is not None and in_time:
+            # Nothing of ours was late, so somebody joined under our name. If both came back they
+            # would throw each other out for ever; the newcomer stays.
             self.worker.fail(
                 OwnershipLost(
-                    f"the group refused {who} twice within {REFUSALS_SECONDS:g} s; most likely "
-                    "another process has the same BBL_INSTANCE: give each its own"
+                    f"another process joined as BBL_INSTANCE={self._instance}: give each its own"
+                )
+            )
+        elif len(self._refusals) == 2 and now - self._refusals[0] <= REFUSALS_SECONDS:
+            self.worker.fail(
+                OwnershipLost(
+                    f"the group refused this member twice within {REFUSALS_SECONDS:g} s; its "
+                    "heartbeats come too late: give it more CPU, or raise BBL_SESSION_SECONDS"
                 )
             )
 

@@ -87,7 +87,7 @@ PARTITIONS_LOST = _counter("bitbylaw_partitions_lost_total", "Partitions lost wi
 # there is more to read, it may be read, and nothing is: at 40 s the process is unhealthy
 FETCH_STUCK_SECONDS = _gauge("bitbylaw_fetch_stuck_seconds", "For how long a partition was not read on", "service")
 LANES_RUNNING = _gauge("bitbylaw_lanes_running", "Keys being worked on", "service")
-# what autoscaling goes by
+# what autoscaling goes by; keys that a pause, a halt or an open circuit holds back are not among them
 LANES_READY = _gauge("bitbylaw_lanes_ready", "Keys that wait for a free place", "service")
 
 # -- schedule: what waits for its time, and does it start in time? --------------------------------

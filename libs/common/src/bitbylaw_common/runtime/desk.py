@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from bitbylaw_common import topics, tracing
+from bitbylaw_common import spans, topics, tracing
 from bitbylaw_common.clock import Clock
 from bitbylaw_common.errors import LogUnavailableError, OwnershipLost, UndeclaredTopicError
 from bitbylaw_common.kafka import codec
@@ -200,27 +200,30 @@ async def publish(
         UndeclaredTopicError: before anything was sent.
         LogUnavailableError: some may have been stored.
     """
-    ids: list[str] = []
-    records: list[Outgoing] = []
     for emit in emits:
         if emit.topic.name not in declared:
             raise UndeclaredTopicError(
                 f"{service} published to {emit.topic.name}, which the step does not declare; "
                 "add the topic to its `enqueues`"
             )
-        event_id = codec.new_event_id()
-        ids.append(event_id)
-        records.append(
-            codec.encode(
-                emit.topic,
-                emit.event,
-                event_id=event_id,
-                source=service,
-                now=now,
-                traceparent=trace.header,
-                headers=emit.headers,
+    ids: list[str] = []
+    records: list[Outgoing] = []
+    if not emits:
+        return ids
+    with spans.publish((emit.topic.name for emit in emits), service=service, under=trace) as here:
+        for emit in emits:
+            event_id = codec.new_event_id()
+            ids.append(event_id)
+            records.append(
+                codec.encode(
+                    emit.topic,
+                    emit.event,
+                    event_id=event_id,
+                    source=service,
+                    now=now,
+                    traceparent=here.header,
+                    headers=emit.headers,
+                )
             )
-        )
-    if records:
-        await log.append(records)
+        spans.published(ids, await log.append(records))
     return ids

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from bitbylaw_common import metrics, topics
+from bitbylaw_common import metrics, topics, tracing
 from bitbylaw_common.clock import Clock, SystemClock
 from bitbylaw_common.errors import LogUnavailableError, SettingsError
 from bitbylaw_common.kafka.admin import admin
@@ -26,7 +26,12 @@ from bitbylaw_common.runtime.hosts.kafka_host import KafkaHost
 from bitbylaw_common.runtime.http_run import RunRequest, http_run
 from bitbylaw_common.runtime.loop_watch import watching
 from bitbylaw_common.runtime.triggers import ApiRequest, ApiResponse
-from bitbylaw_common.settings import KafkaSettings, RedisSettings, RuntimeSettings
+from bitbylaw_common.settings import (
+    KafkaSettings,
+    RedisSettings,
+    RuntimeSettings,
+    TraceSettings,
+)
 from bitbylaw_common.topics import Topic
 
 STUCK_SECONDS = 40.0
@@ -164,7 +169,12 @@ async def hosting(
     )
     hosting = Hosting(apps, instance)
     names = "+".join(app.name for app in apps)
+    traces = TraceSettings.from_env(env)
     async with AsyncExitStack() as opened:
+        # First in, last out: what stopping does is exported too.
+        await opened.enter_async_context(
+            tracing.export(traces, service=names, version=runtime.version, instance=instance)
+        )
         routes: list[Route] = []
         tasks: list[asyncio.Task[None]] = []
         await opened.enter_async_context(watching(names))

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from bitbylaw_common import tracing
+from bitbylaw_common import spans, tracing
 from bitbylaw_common.clock import Clock
 from bitbylaw_common.errors import DeclarationError
 from bitbylaw_common.journal import RunFacts
@@ -76,15 +76,25 @@ def http_run(app: App[D], step: Step[Any, Any, D], deps: D, log: Log, clock: Clo
     """
 
     async def run(request: ApiRequest[Any]) -> ApiResponse:
-        trace = tracing.child_of(request.headers.get("traceparent", ""))
+        given = request.headers.get("traceparent", "")
+        here = tracing.current()
+        # The HTTP host's place is this request's own already; where no host stands before the
+        # run, as in memory, the request gets its place here.
+        place = (
+            tracing.use(here)
+            if here is not None and here.header == given
+            else spans.request(request.method, step.name, given)
+        )
         run_id = uuid.uuid4().hex
-        with tracing.use(trace):
+        with place as trace:
+            spans.served(service=app.name, step=step.name, run_id=run_id)
             logger = step_logger(
                 service=app.name, step=step.name, run_id=run_id, trace_id=trace.trace_id
             )
             port = _HttpRun(app, step, log, clock, trace)
             context = Context(deps, logger, port, event_id="", run_id=run_id)
             answer: ApiResponse = await step.handler(request, context)
+            spans.answered(answer.status)
             return answer
 
     return run

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
-from bitbylaw_common import metrics, topics, tracing
+from bitbylaw_common import metrics, spans, topics, tracing
 from bitbylaw_common.circuits import working_on
 from bitbylaw_common.errors import (
     HeldBack,
@@ -202,7 +202,12 @@ class Run(Generic[D]):
         if item.event is None or isinstance(item.event, RunRequested):
             return None
         body = item.event.model_dump_json(exclude_none=True)
-        headers = {"ce_id": item.envelope.event_id, "traceparent": self.trace.header}
+        headers = {
+            "ce_id": item.envelope.event_id,
+            # The next run is a child of what began the chain, as this one is, and names this one.
+            "traceparent": item.envelope.traceparent or self.trace.header,
+            spans.EARLIER: self.trace.header,
+        }
         topic = item.topic
         if topic == topics.requests(self.desk.app.name).name:
             topic = self.desk.step(self.work.key.step).queue_triggers[0].topic.name
@@ -305,7 +310,14 @@ class Pipeline(Generic[D]):
             OwnershipLost: the partition went to another worker; nothing was written since.
         """
         step = self.desk.step(work.key.step)
-        with tracing.use(run.trace):
+        with spans.run(
+            work,
+            at=run.trace,
+            service=self.desk.app.name,
+            run_id=run.run_id,
+            attempt=run.chain.attempt + 1,
+            earlier=spans.earlier(run.entry.carried if run.entry is not None else None),
+        ):
             if announces_runs():
                 run.logger.info(RUN_STARTED, attempt=run.chain.attempt + 1, answers=work.answers)
             outcome, bug = await self._outcome(step, work, run)
@@ -317,6 +329,7 @@ class Pipeline(Generic[D]):
                 run.logger.error("a handler answered what nothing can be made of", exc_info=unfit)
                 unusable = Retry("the handler's answer is unusable; see the log", error="Bug")
                 verdict = self._verdict(unusable, run, bug=True)
+            spans.ended(verdict.name, error=verdict.error, effects=len(run.facts.effects))
             try:
                 return await self._settle_run(step, work, run, verdict)
             except RecordRefused as refused:
@@ -399,7 +412,8 @@ class Pipeline(Generic[D]):
             return Skipped(f"replay {work.item.replay} was cancelled")
         if step.lock is None:
             return await self._timed(step, work, context)
-        async with self.desk.locks.hold(step.lock, work.key.entity_id, run.lock_lost) as held:
+        hold = self.desk.locks.hold(step.lock, work.key.entity_id, run.lock_lost)
+        async with spans.lock(step.lock, hold) as held:
             if not held:
                 metrics.LOCK_WAITS.labels(step.lock).inc()
                 return Wait("another process works on this record", LOCK_BUSY_PAUSE)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from bitbylaw_common import metrics, topics
+from bitbylaw_common import metrics, spans, topics, tracing
 from bitbylaw_common.clock import Clock
 from bitbylaw_common.errors import DecodeError, LogUnavailableError, OwnershipLost
 from bitbylaw_common.events import Event
@@ -349,7 +349,8 @@ class Worker(Generic[D]):
             late = max(0.0, (now - entry.due).total_seconds())
             metrics.DUE_DELAY_SECONDS.labels(self.app.name, entry.kind).observe(late)
             try:
-                item = self._due_item(entry, partition)
+                with spans.due(entry, service=self.app.name, late_seconds=late) as here:
+                    item = self._due_item(entry, partition, here)
             except DecodeError as unreadable:
                 metrics.UNDECODABLE.labels(self.app.name, "schedule").inc()
                 self._desk.logger.error(
@@ -461,12 +462,13 @@ class Worker(Generic[D]):
             raise DecodeError(f"{record.topic}: the request's subject is not its event's key")
         return step, event, event, "request", envelope
 
-    def _due_item(self, entry: ScheduleEntry, partition: int) -> Item:
+    def _due_item(self, entry: ScheduleEntry, partition: int, here: tracing.Trace) -> Item:
         step = self._desk.step(entry.step)
         if entry.carried is None:
             run_id = new_run_id()
             tick = Tick(entry.due, run_id)
-            return Item(tick, None, codec.Envelope(run_id), partition, "due", due=entry.due)
+            envelope = codec.Envelope(run_id, traceparent=here.header)
+            return Item(tick, None, envelope, partition, "due", due=entry.due)
         carried = entry.carried
         envelope = codec.Envelope(
             event_id=carried.headers.get("ce_id", entry.chain),

@@ -27,7 +27,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
-from bitbylaw_common import metrics, tracing
+from bitbylaw_common import metrics, spans, tracing
 from bitbylaw_common.errors import (
     BitByLawError,
     DeclarationError,
@@ -46,6 +46,7 @@ RETRY_AFTER_SECONDS: Final = 5
 _IN_A_THREAD_FROM: Final = 256 * 1024
 """Bodies of this size take too long to parse on the event loop."""
 _CALLER_GONE: Final = 499
+_CONTROL: Final = "control"
 _SPARED_WHILE_DRAINING: Final = "/healthz"
 _METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 _LONGEST_PATH_COMPARED: Final = 128
@@ -150,7 +151,7 @@ class HttpHost:
         keys = Keys.guarding(
             "the control interface", self._control_key, variable="BBL_CONTROL_KEY", host=self._host
         )
-        own = (Route("control", *one) for one in Control(self._control, keys).endpoints())
+        own = (Route(_CONTROL, *one) for one in Control(self._control, keys).endpoints())
         self._routes = _Routes([*self._given, *own])
         server = _Server(
             self._handle,
@@ -219,9 +220,10 @@ class HttpHost:
         self._idle.clear()
         _totals.in_flight += 1
         try:
-            with tracing.use(tracing.child_of(request.headers.get("traceparent"))) as trace:
+            with self._place(request, found, method, route) as trace:
                 response = await self._respond(request, found, trace)
-            status = response.status
+                status = response.status
+                spans.answered(status)
         finally:
             self._in_flight -= 1
             if self._draining and self._in_flight == 0:
@@ -229,6 +231,15 @@ class HttpHost:
             _totals.in_flight -= 1
             _count(method, route, status, loop.time() - began)
         return response
+
+    def _place(
+        self, request: web.BaseRequest, found: "_Found | _Refusal", method: str, route: str
+    ) -> spans.Place:
+        given = request.headers.get("traceparent", "")
+        if method == "GET" and not isinstance(found, _Refusal) and found[0].route.step == _CONTROL:
+            # Asked every few seconds, for ever, by what watches the process: no news.
+            return tracing.use(tracing.child_of(given))
+        return spans.request(method, route, given)
 
     async def _respond(
         self, request: web.BaseRequest, found: "_Found | _Refusal", trace: tracing.Trace

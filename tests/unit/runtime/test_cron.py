@@ -1,14 +1,18 @@
 """Cron expressions, held against a clock that looks at every minute."""
 
 import random
+import timeit
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
+from functools import cache
+from itertools import islice
 
 import pytest
 
 from bitbylaw_common.cron import ZONE, CronExpression
 from bitbylaw_common.errors import DeclarationError
 
+SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 AT_MOST = 100
 """Instants of one expression that are compared; a denser one is cut there."""
@@ -129,42 +133,181 @@ def test_every_quarter_of_an_hour_goes_on_through_the_hour_that_comes_twice() ->
     ]
 
 
+def test_every_second_hour_goes_by_real_hours_on_the_day_of_25_hours() -> None:
+    assert dues("0 0 */2 * * *", berlin("2026-10-24 22:30"), 5) == [
+        "25. 00:00:00 CEST",
+        "25. 02:00:00 CEST",
+        "25. 03:00:00 CET",
+        "25. 05:00:00 CET",
+        "25. 07:00:00 CET",
+    ]
+    assert dues("0 0 */2 * * *", berlin("2026-10-25 20:30"), 3) == [
+        "25. 21:00:00 CET",
+        "25. 23:00:00 CET",
+        "26. 00:00:00 CET",
+    ]
+
+
+def test_every_second_hour_goes_by_real_hours_on_the_day_of_23_hours() -> None:
+    assert dues("0 0 */2 * * *", berlin("2026-03-28 23:30"), 4) == [
+        "29. 00:00:00 CET",
+        "29. 03:00:00 CEST",
+        "29. 05:00:00 CEST",
+        "29. 07:00:00 CEST",
+    ]
+
+
+def test_hours_that_are_listed_are_fixed_even_where_a_star_is_among_them() -> None:
+    assert dues("0 0 */2,1 * * *", berlin("2026-10-25 01:30"), 2) == [
+        "25. 02:00:00 CEST",
+        "25. 04:00:00 CET",
+    ]
+
+
+@pytest.mark.parametrize("stride", range(1, 24))
+@pytest.mark.parametrize("night", ["2026-03-27", "2026-10-23"])
+def test_every_n_hours_never_waits_longer_than_n_real_hours(stride: int, night: str) -> None:
+    expression, after = CronExpression.parse(f"0 0 */{stride} * * *"), utc(night)
+    for _ in range(5 * 24 // stride):
+        due = next_in_utc(expression, after)
+        assert timedelta() < due - after <= timedelta(hours=stride)
+        after = due
+
+
+SEED = ["0 */15 * * * *", "0 0 */6 * * *", "0 0 2 * * *", "0 30 9 * * 1-5"]
+
+
+@pytest.mark.parametrize("text", [*SEED, "*/7 * 2 * * *", "0 30 2,3 * * *"])
+@pytest.mark.parametrize("night", ["2026-03-29", "2026-10-25"])
+def test_both_nights_agree_with_a_clock_that_looks_at_every_second(text: str, night: str) -> None:
+    first = berlin(night).astimezone(UTC)
+    second, minute, hour, _, _, weekday = text.split()
+    wanted: list[datetime] = []
+    midnight, highest = first, berlin(night).replace(tzinfo=None) - timedelta(seconds=1)
+    for n in range(35 * 3600):
+        now = first + timedelta(seconds=n)
+        wall = now.astimezone(ZONE).replace(tzinfo=None)
+        if wall.time() == time():
+            midnight = now
+        real = (now - midnight) // timedelta(hours=1)
+        every = hour.startswith("*")
+        walls = [wall]
+        if not every:  # what the wall shows for the first time: in the gap, a whole hour at once
+            ahead = int((wall - highest).total_seconds())
+            walls = [highest + timedelta(seconds=k + 1) for k in range(ahead)]
+        highest = max(highest, wall)
+        if any(
+            fits(second, shown.second, 0, 59)
+            and fits(minute, shown.minute, 0, 59)
+            and fits(hour, real if every else shown.hour, 0, 24 if every else 23)
+            and fits(weekday, shown.isoweekday(), 0, 7)
+            for shown in walls
+        ):
+            wanted.append(now)
+    expression = CronExpression.parse(text)
+    found = [
+        due.astimezone(UTC) for due in islice(expression.instants(first - SECOND), len(wanted))
+    ]
+    assert found == wanted
+    assert next_in_utc(expression, wanted[-1]) >= first + timedelta(hours=35)
+
+
+def test_an_instant_late_in_a_day_is_found_as_fast_as_an_early_one() -> None:
+    def seconds(expression: CronExpression, after: datetime) -> float:
+        return min(timeit.repeat(lambda: expression.next_after(after), number=20, repeat=5))
+
+    for text in ("* * * * * *", "* * 0-23 * * *"):
+        expression = CronExpression.parse(text)
+        for day in ("2026-06-10", "2026-03-29", "2026-10-25"):
+            early = seconds(expression, berlin(f"{day} 00:00:01"))
+            late = seconds(expression, berlin(f"{day} 23:59:57"))
+            assert late < 20 * early, (text, day, early, late)
+
+
+@cache
+def _split(text: str) -> list[str]:
+    return text.split()
+
+
+@cache
+def fits(part: str, value: int, low: int, high: int) -> bool:
+    """Say whether a field admits a value, by trying it: nothing here is the code under test."""
+    for one in part.split(","):
+        span, _, stride = one.partition("/")
+        bounds = [low, high] if span == "*" else [int(word) for word in span.split("-")]
+        first, last = bounds[0], bounds[-1] if span == "*" or "-" in span or not stride else high
+        if first <= value <= last and (value - first) % int(stride or 1) == 0:
+            return True
+    return False
+
+
 class SlowClock:
     """A reference that knows no shortcut: it looks at every minute of a span, one by one."""
 
     def __init__(self, first: datetime, days: int) -> None:
-        self.minutes = [first + n * MINUTE for n in range(days * 24 * 60)]
+        self.first = first
+        begin = first - timedelta(days=2)
+        self.minutes = [begin + n * MINUTE for n in range((days + 2) * 24 * 60)]
         self.walls = [minute.astimezone(ZONE).replace(tzinfo=None) for minute in self.minutes]
 
-    def dues(self, e: CronExpression) -> Iterator[datetime]:
+    def dues(self, text: str) -> list[datetime]:
+        hour = text.split()[2]
+        every = hour == "*" or (hour.startswith("*/") and "," not in hour)
+        found = self._by_real_hours(text) if every else self._by_the_wall(text)
+        return [due for due in found if due >= self.first]
+
+    def _by_real_hours(self, text: str) -> Iterator[datetime]:
+        midnight, latest = self.minutes[0], self.walls[0]
+        for minute, wall in zip(self.minutes, self.walls, strict=True):
+            if wall.date() != latest.date():
+                midnight = minute
+            latest = wall
+            hours = (minute - midnight) // timedelta(hours=1)
+            yield from self._at(text, minute, wall, hours)
+
+    def _by_the_wall(self, text: str) -> Iterator[datetime]:
         latest = self.walls[0] - MINUTE
         for minute, wall in zip(self.minutes, self.walls, strict=True):
-            if e.elapsed:
-                yield from self._at(e, minute, wall)
-                continue
             skipped = latest + MINUTE
             swallowed = False
             while skipped < wall:
-                swallowed = swallowed or any(True for _ in self._at(e, minute, skipped))
+                swallowed = swallowed or any(
+                    True for _ in self._at(text, minute, skipped, skipped.hour)
+                )
                 skipped += MINUTE
             if swallowed:
                 yield minute
             if wall > latest:
                 latest = wall
                 yield from (
-                    due for due in self._at(e, minute, wall) if not swallowed or due > minute
+                    due
+                    for due in self._at(text, minute, wall, wall.hour)
+                    if not swallowed or due > minute
                 )
 
     @staticmethod
-    def _at(e: CronExpression, minute: datetime, wall: datetime) -> Iterator[datetime]:
-        day = wall.day in e.days and wall.month in e.months and wall.isoweekday() % 7 in e.weekdays
-        if day and wall.hour in e.hours and wall.minute in e.minutes:
-            yield from (minute + timedelta(seconds=second) for second in e.seconds)
+    def _at(text: str, minute: datetime, wall: datetime, hour: int) -> Iterator[datetime]:
+        second, minutes, hours, day, month, weekday = _split(text)
+        if (
+            fits(minutes, wall.minute, 0, 59)
+            and fits(hours, hour, 0, 24 if hours.startswith("*") else 23)
+            and fits(day, wall.day, 1, 31)
+            and fits(month, wall.month, 1, 12)
+            and any(
+                fits(weekday, number, 0, 7) for number in (wall.isoweekday() % 7, wall.isoweekday())
+            )
+        ):
+            yield from (minute + timedelta(seconds=n) for n in range(60) if fits(second, n, 0, 59))
 
 
 def next_in_utc(expression: CronExpression, after: datetime) -> datetime:
     # Python calls an instant of the doubled hour unequal to the same one in another zone.
     return expression.next_after(after).astimezone(UTC)
+
+
+def last_in_utc(expression: CronExpression, until: datetime) -> datetime | None:
+    found = expression.last_until(until)
+    return None if found is None else found.astimezone(UTC)
 
 
 def a_field(chance: random.Random, low: int, high: int, *, dense: float) -> str:
@@ -211,7 +354,7 @@ def test_every_expression_agrees_with_a_clock_that_looks_at_every_minute(night: 
     for _ in range(60):
         text = an_expression(chance)
         expression = CronExpression.parse(text)
-        wanted = list(clock.dues(expression))
+        wanted = clock.dues(text)
         assert wanted == sorted(set(wanted))
 
         # all of them, one after the other
@@ -221,12 +364,21 @@ def test_every_expression_agrees_with_a_clock_that_looks_at_every_minute(night: 
             found.append(instant)
         assert found == wanted[:AT_MOST], text
 
+        # backwards, from the last
+        back = last
+        for due in reversed(wanted[-AT_MOST:]):
+            assert last_in_utc(expression, back) == due, text
+            back = due - timedelta(microseconds=1)
+
         # and from anywhere in between
         for _ in range(5):
             after = first + timedelta(seconds=chance.randrange(5 * 86_400))
             expected = next((due for due in wanted if due > after), None)
             due = next_in_utc(expression, after)
             assert due == expected if expected is not None else due > last, f"{text} after {after}"
+            earlier = next((due for due in reversed(wanted) if due <= after), None)
+            before = last_in_utc(expression, after)
+            assert before == earlier if earlier is not None else before is None or before < first
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ class JournalEntry(BaseModel):
         saw: the digest of the snapshot it decided on.
         rule, reason: the decision in a short name and in words.
         due: when the record is looked at again, if it is.
+        instant: of a cron's run: the instant that it was for; None for a run by hand.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -71,6 +72,7 @@ class JournalEntry(BaseModel):
     saw: str = ""
     effects: tuple[EffectFact, ...] = ()
     due: datetime | None = None
+    instant: datetime | None = None
     origin: str = ""
 
     @property

@@ -40,7 +40,7 @@ class Topic(Generic[E]):
     owner: str
     description: str
     retention: timedelta | None = timedelta(days=30)
-    cleanup: Literal["delete", "compact"] = "delete"
+    cleanup: Literal["delete", "compact", "compact,delete"] = "delete"
     personal: bool = False
     partitions: int = PARTITIONS
     max_message_bytes: int = MIB
@@ -138,8 +138,8 @@ WORKERS = Topic(
     Event,
     "runtime",
     "How each worker stands right now: its partitions, runs, rates, what is held and why",
-    retention=None,
-    cleanup="compact",
+    retention=timedelta(days=7),  # a killed process leaves no tombstone
+    cleanup="compact,delete",
     segment=timedelta(minutes=10),  # a status every few seconds: only the last of each counts
 )
 

@@ -1,12 +1,14 @@
-"""What lies in `{service}.dlq`: who died, of what, and where it came from."""
+"""What lies in `{service}.dlq`: who died, of what, where it came from, and who asked for it again."""
 
 import base64
 from datetime import datetime
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bitbylaw_common.errors import DecodeError
+from bitbylaw_common.events import Event
+from bitbylaw_common.runtime.ports import Record
 from bitbylaw_common.runtime.schedule import Carried
 
 
@@ -63,3 +65,47 @@ class DeadLetter(BaseModel):
             return cls.model_validate_json(value)
         except ValidationError as unfit:
             raise DecodeError(f"{unfit.error_count()} fields of a dead letter do not fit") from None
+
+
+class Redriven(Event):
+    """Somebody asked for a letter's event again; it lies behind the letter, in its partition.
+
+    Attributes:
+        letter: the letter's place, `topic:partition:offset`.
+        run_id: of the request; the same however often one letter is asked for.
+        at: when the request was acknowledged, UTC.
+        by: who asked, as a name an operator understands, never a person's data.
+    """
+
+    type: ClassVar[str] = "bitbylaw.deadletter.redriven"
+
+    letter: str
+    run_id: str
+    at: datetime
+    by: str = "operator"
+
+    @property
+    def key(self) -> str:
+        """The letter's place."""
+        return self.letter
+
+    @property
+    def entity(self) -> str:
+        """Redriven letters are their own kind."""
+        return "redriven"
+
+
+def read(record: Record) -> DeadLetter | Redriven:
+    """Return what a record of `{service}.dlq` says.
+
+    Raises:
+        DecodeError: it is neither a dead letter nor says that one was asked for again.
+    """
+    if record.value is None:
+        raise DecodeError(f"{record.topic}: the record has no value")
+    if record.headers.get("ce_type") != Redriven.type:
+        return DeadLetter.from_bytes(record.value)
+    try:
+        return Redriven.model_validate_json(record.value)
+    except ValidationError as unfit:
+        raise DecodeError(f"{unfit.error_count()} fields of a redrive do not fit") from None

@@ -9,6 +9,7 @@ from bitbylaw_common import spans, topics, tracing
 from bitbylaw_common.clock import Clock
 from bitbylaw_common.errors import LogUnavailableError, OwnershipLost, UndeclaredTopicError
 from bitbylaw_common.kafka import codec
+from bitbylaw_common.runtime import ticks
 from bitbylaw_common.runtime.app import App
 from bitbylaw_common.runtime.context import Emit, StepLogger
 from bitbylaw_common.runtime.offsets import Offsets
@@ -110,6 +111,7 @@ class Desk(Generic[D]):
     schedule: Schedule = field(default_factory=Schedule)
     holding: int = 0
     health: dict[str, StepHealth] = field(init=False)
+    crons: dict[str, ticks.Cron] = field(init=False)
     schedule_topic: str = field(init=False)
     base_topic: str = field(init=False)
     dlq_topic: str = field(init=False)
@@ -121,6 +123,7 @@ class Desk(Generic[D]):
         self.schedule_topic = topics.schedule(self.app.name).name
         self.base_topic = topics.base(self.app.name).name
         self.dlq_topic = topics.dlq(self.app.name).name
+        self.crons = ticks.declared(self.app.steps)
         self._steps = {step.name: step for step in self.app.steps}
 
     def step(self, name: str) -> Step[Any, Any, D]:

@@ -25,6 +25,7 @@ from bitbylaw_common.runtime.hosts.http_host import HttpHost, Route
 from bitbylaw_common.runtime.hosts.kafka_host import KafkaHost
 from bitbylaw_common.runtime.http_run import RunRequest, http_run
 from bitbylaw_common.runtime.loop_watch import watching
+from bitbylaw_common.runtime.status import StatusReports, WorkerStatus
 from bitbylaw_common.runtime.triggers import ApiRequest, ApiResponse
 from bitbylaw_common.settings import (
     KafkaSettings,
@@ -71,6 +72,7 @@ class Hosting:
         self.draining = False
         self.hosted = [_Hosted(app) for app in apps]
         self.fleet: Fleet | None = None
+        self.reports: StatusReports | None = None
         self._instance = instance
 
     def healthy(self) -> list[str]:
@@ -105,6 +107,14 @@ class Hosting:
         if self.fleet is None:
             raise LogUnavailableError("this process is not connected to Kafka yet")
         return await self.fleet.trigger(function_id)
+
+    def statuses(self) -> list[WorkerStatus]:
+        """Return how each worker of this process stands."""
+        return [
+            hosted.consumer.worker.status(hosted.gates.states() if hosted.gates else ())
+            for hosted in self.hosted
+            if hosted.consumer is not None
+        ]
 
     def own_functions(self) -> list[FunctionInfo]:
         """Return what this process declares, with how its steps went."""
@@ -143,7 +153,7 @@ def topics_of(app: App[Any]) -> tuple[Topic[Any], ...]:
     kept = topics.of_service(app.name) if app.works_on_records else ()
     unique = {t.name: t for t in (*app.consumes, *enqueued, *kept, topics.FUNCTIONS)}
     if app.works_on_records:
-        unique |= {topic.name: topic for topic in (topics.JOURNAL, topics.COMMANDS)}
+        unique |= {topic.name: topic for topic in (topics.JOURNAL, topics.COMMANDS, topics.WORKERS)}
     return tuple(unique.values())
 
 
@@ -222,6 +232,7 @@ async def hosting(
         )
         hosting.url = http.url
         hosting.fleet = Fleet(hosting.own_functions, log, clock, source=names)
+        hosting.reports = StatusReports(hosting.statuses, log, clock, source=names)
         opened.push_async_callback(_drain, hosting)
         begin = asyncio.create_task(
             _begin(hosting, starting, log=log, connect=connect, clock=clock, tasks=tasks)
@@ -274,6 +285,8 @@ async def _begin(
 
     if hosting.fleet is not None:
         lasting(hosting.fleet.publish(), hosting.fleet.follow())
+    if hosting.reports is not None and starting:
+        lasting(hosting.reports.publish())
     gates = [hosted.gates for hosted in starting if hosted.gates is not None]
     if gates:
         source = "+".join(hosted.app.name for hosted in starting)
@@ -311,6 +324,8 @@ async def _drain(hosting: Hosting) -> None:
             if late:
                 hosted.task.cancel()
                 await asyncio.wait(late, timeout=5)
+    if hosting.reports is not None:
+        await hosting.reports.withdraw()
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -28,6 +28,7 @@ from bitbylaw_common.journal import JournalEntry, Phase, RunFacts
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.logs import RUN_ENDED, RUN_STARTED, announces_runs, step_logger
 from bitbylaw_common.outcomes import Outcome, Retry, Skipped, Wait
+from bitbylaw_common.runtime import ticks
 from bitbylaw_common.runtime.context import Context, Emit, StepLogger
 from bitbylaw_common.runtime.dead_letters import DeadLetter
 from bitbylaw_common.runtime.desk import Desk, Partition, Unreadable, publish
@@ -71,12 +72,19 @@ def cut(entry: JournalEntry) -> JournalEntry:
 class Run(Generic[D]):
     """One run: what `Context` may ask for, and what is written about it."""
 
-    def __init__(self, desk: Desk[D], partition: Partition, work: Work) -> None:
+    def __init__(
+        self,
+        desk: Desk[D],
+        partition: Partition,
+        work: Work,
+        begun: ticks.Begun | None = None,
+    ) -> None:
         now = desk.clock.now()
         given = work.item.given
         self.desk = desk
         self.partition = partition
         self.work = work
+        self.begun = begun
         self.facts = RunFacts()
         self.run_id = given.run_id if isinstance(given, Tick) else new_run_id()
         self.trace = tracing.child_of(work.item.envelope.traceparent)
@@ -87,7 +95,8 @@ class Run(Generic[D]):
         self.unchanged: Skipped | None = None
         self._lock_lost = False
         self.chain = self._fresh_chain()
-        if self.entry is not None and self.entry.kind != "tick":
+        anew = begun is not None and begun.anew
+        if self.entry is not None and self.entry.kind != "tick" and not anew:
             self.chain = Chain(
                 self.entry.attempt, self.entry.chain, self.entry.since, self.entry.until
             )
@@ -208,10 +217,7 @@ class Run(Generic[D]):
             "traceparent": item.envelope.traceparent or self.trace.header,
             spans.EARLIER: self.trace.header,
         }
-        topic = item.topic
-        if topic == topics.requests(self.desk.app.name).name:
-            topic = self.desk.step(self.work.key.step).queue_triggers[0].topic.name
-        return Carried(topic=topic, value=body, headers=headers, origin=self.origin)
+        return Carried(topic=item.topic, value=body, headers=headers, origin=self.origin)
 
     def journal(
         self, phase: Phase, *, verdict: Verdict | None = None, due: datetime | None = None
@@ -240,10 +246,11 @@ class Run(Generic[D]):
             summary="" if verdict is None else verdict.summary[:WORDS_KEPT],
             error="" if verdict is None else verdict.error,
             rule=self.facts.rule,
-            reason=self.facts.reason[:WORDS_KEPT],
+            reason=self._reason[:WORDS_KEPT],
             saw=self.facts.seen,
             effects=tuple(self.facts.effects),
             due=due,
+            instant=None if self.begun is None or self.begun.tick.manual else self.begun.tick.due,
             origin=self.origin,
         )
         value = entry.model_dump_json(exclude_none=True).encode()
@@ -258,6 +265,12 @@ class Run(Generic[D]):
             {"traceparent": self.trace.header},
             self.partition.number,
         )
+
+    @property
+    def _reason(self) -> str:
+        """Why this run, where it is a cron's out of turn, and why it did what it did."""
+        why = "" if self.begun is None else self.begun.reason
+        return "; ".join(words for words in (why, self.facts.reason) if words)
 
     def dead_letter(self, verdict: Verdict, now: datetime) -> DeadLetter:
         """Return the letter that says how the record died."""
@@ -320,6 +333,10 @@ class Pipeline(Generic[D]):
         ):
             if announces_runs():
                 run.logger.info(RUN_STARTED, attempt=run.chain.attempt + 1, answers=work.answers)
+            if run.begun is not None and run.begun.entry is not None:
+                marked = run.begun.entry.to_bytes()
+                mark = _outgoing(self.desk.schedule_topic, work.key, marked, run)
+                await self.desk.keep([mark], run.partition)
             outcome, bug = await self._outcome(step, work, run)
             try:
                 verdict = self._verdict(outcome, run, bug=bug)
@@ -366,6 +383,8 @@ class Pipeline(Generic[D]):
         self, step: Step[Any, Any, D], work: Work, run: Run[D]
     ) -> tuple[Outcome, bool]:
         """Run the handler; return its answer, and whether it is a bug."""
+        if run.begun is not None and run.begun.how == "pass":
+            return Skipped(run.begun.reason), False
         pause = 0.5
         while True:
             context = Context(
@@ -430,7 +449,13 @@ class Pipeline(Generic[D]):
         self, step: Step[Any, Any, D], work: Work, run: Run[D], verdict: Verdict
     ) -> Closing | None:
         now = self.desk.clock.now()
-        entry = self._entry_after(step, work, run, verdict, now)
+        entry, moved = None, True
+        if isinstance(work.item.given, Tick):
+            cron, tick = self.desk.crons[work.key.entity_id], work.item.given
+            ended = ticks.end(cron, run.entry, tick, verdict, now, seen=run.facts.seen)
+            verdict, entry, moved = ended.verdict, ended.entry, ended.moved
+        else:
+            entry = self._entry_after(work, run, verdict)
         journal = run.journal("end", verdict=verdict, due=verdict.due)
         kept: list[Outgoing] = []
         if verdict.death is not None:
@@ -444,21 +469,16 @@ class Pipeline(Generic[D]):
         if not kept:
             return Closing(journal, lambda: self._count(step, run, verdict, now))
         await self.desk.keep([*kept, journal], run.partition)
-        if entry is not None:
+        if entry is not None and not moved:
+            self.desk.schedule.amend(entry)
+        elif entry is not None:
             self.desk.schedule.put(entry, run.partition.number)
         elif forget:
             self.desk.schedule.remove(work.key)
         self._count(step, run, verdict, now)
         return None
 
-    def _entry_after(
-        self,
-        step: Step[Any, Any, D],
-        work: Work,
-        run: Run[D],
-        verdict: Verdict,
-        now: datetime,
-    ) -> ScheduleEntry | None:
+    def _entry_after(self, work: Work, run: Run[D], verdict: Verdict) -> ScheduleEntry | None:
         """Return the key's next entry; None when it has none, or keeps the one it has."""
         if verdict.keep_entry and run.entry is not None:
             return None
@@ -478,8 +498,6 @@ class Pipeline(Generic[D]):
                 until=verdict.chain.until,
                 carried=run.carried(),
             )
-        if isinstance(work.item.given, Tick):
-            return next_tick(step, work.key.entity_id, now)
         return None
 
     def _count(self, step: Step[Any, Any, D], run: Run[D], verdict: Verdict, now: datetime) -> None:
@@ -488,6 +506,8 @@ class Pipeline(Generic[D]):
         metrics.STEP_RUNS.labels(service, step.name, verdict.name).inc()
         metrics.STEP_SECONDS.labels(service, step.name).observe(seconds)
         metrics.JOURNAL_RECORDS.labels(service, "end").inc()
+        if run.begun is not None and run.begun.missed is not None:
+            metrics.CRON_MISSED.labels(service, step.name).inc(run.begun.missed.count)
         if run.work.answers > 1:
             metrics.RECORDS_COALESCED.labels(service, step.name).inc(run.work.answers - 1)
         if not (verdict.name == "skipped" and verdict.keep_entry):
@@ -551,20 +571,6 @@ class Pipeline(Generic[D]):
 def _outgoing(topic: str, key: LaneKey, value: bytes | None, run: Run[Any]) -> Outgoing:
     headers = {"traceparent": run.trace.header, codec.ORIGIN: run.origin}
     return Outgoing(topic, key.to_bytes(), value, headers, run.partition.number)
-
-
-def next_tick(step: Step[Any, Any, D], function_id: str, after: datetime) -> ScheduleEntry:
-    """Return the entry of a cron's first tick later than `after`."""
-    trigger = step.cron_triggers[int(function_id.rpartition("::")[2])]
-    return ScheduleEntry(
-        step=step.name,
-        entity="cron",
-        entity_id=function_id,
-        due=trigger.expression.next_after(after),
-        kind="tick",
-        since=after,
-        reason=f"cron {trigger.expression.text}",
-    )
 
 
 def new_run_id() -> str:

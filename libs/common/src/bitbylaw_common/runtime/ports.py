@@ -172,18 +172,6 @@ class Gates(Protocol):
         ...
 
 
-class Circuits(Protocol):
-    """Which outside systems are held back."""
-
-    def room(self, systems: Sequence[str]) -> int | None:
-        """Return how many runs that need these systems may be under way; None for no limit."""
-        ...
-
-    def listen(self, changed: Callable[[], None]) -> None:
-        """Call `changed` whenever `room` may answer more than before."""
-        ...
-
-
 class OpenGates:
     """Every step may start; for tests and for apps nobody pauses."""
 

@@ -1,6 +1,7 @@
 """What is due later, one entry per key, kept in `{service}.schedule` (pure)."""
 
 import heapq
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
@@ -43,6 +44,12 @@ class ScheduleEntry(BaseModel):
         seen: digest of what the failed run saw; the same sight does not run before `due`.
         until: past it a wait is dead.
         carried: the event; None for a tick.
+        instant, run_id: of a cron: the instant that this entry runs, and its run's id. The entry
+            of a manual run's next attempt keeps here the instant that comes behind it.
+        manual: of a cron: the attempt belongs to a run that somebody asked for.
+        begun: of a cron: when the run of `instant` began; it has no end yet.
+        finished: of a cron: the newest instant that is over; none up to it runs again.
+        answered: of a cron: run ids of the last requests that are over.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -60,6 +67,12 @@ class ScheduleEntry(BaseModel):
     seen: str = ""
     until: datetime | None = None
     carried: Carried | None = None
+    instant: Annotated[datetime, AfterValidator(_in_utc)] | None = None
+    run_id: str = ""
+    manual: bool = False
+    begun: datetime | None = None
+    finished: Annotated[datetime, AfterValidator(_in_utc)] | None = None
+    answered: tuple[str, ...] = ()
 
     @property
     def lane(self) -> LaneKey:
@@ -93,6 +106,8 @@ class Schedule:
         self._heap: list[tuple[datetime, int, LaneKey]] = []
         self._fired: set[LaneKey] = set()
         self._serial = 0
+        # Counted as they come and go: they are asked for several times a second.
+        self._counts: dict[Kind, int] = {"retry": 0, "wait": 0, "tick": 0}
 
     def __len__(self) -> int:
         """Return how many keys wait."""
@@ -102,12 +117,13 @@ class Schedule:
         """Return the entries, the next due first."""
         return sorted((entry for _, entry in self._entries.values()), key=lambda e: e.due)
 
+    def __iter__(self) -> Iterator[ScheduleEntry]:
+        """Yield the entries in no order."""
+        return (entry for _, entry in self._entries.values())
+
     def counts(self) -> dict[Kind, int]:
         """Return how many entries of each kind wait."""
-        found: dict[Kind, int] = {"retry": 0, "wait": 0, "tick": 0}
-        for _, entry in self._entries.values():
-            found[entry.kind] += 1
-        return found
+        return dict(self._counts)
 
     def get(self, key: LaneKey) -> ScheduleEntry | None:
         """Return the key's entry."""
@@ -116,15 +132,29 @@ class Schedule:
 
     def put(self, entry: ScheduleEntry, partition: int) -> None:
         """Set the key's entry; one that was there is replaced."""
-        self._entries[entry.lane] = (partition, entry)
-        self._fired.discard(entry.lane)
+        key = entry.lane
+        if (before := self._entries.get(key)) is not None:
+            self._counts[before[1].kind] -= 1
+        self._counts[entry.kind] += 1
+        self._entries[key] = (partition, entry)
+        self._fired.discard(key)
         self._serial += 1
-        heapq.heappush(self._heap, (entry.due, self._serial, entry.lane))
+        heapq.heappush(self._heap, (entry.due, self._serial, key))
+
+    def amend(self, entry: ScheduleEntry) -> None:
+        """Set the key's entry, which is due when it was before; it does not fire a second time."""
+        partition, before = self._entries[entry.lane]
+        self._counts[before.kind] -= 1
+        self._counts[entry.kind] += 1
+        self._entries[entry.lane] = (partition, entry)
 
     def remove(self, key: LaneKey) -> bool:
         """Forget the key's entry; say whether there was one."""
         self._fired.discard(key)
-        return self._entries.pop(key, None) is not None
+        gone = self._entries.pop(key, None)
+        if gone is not None:
+            self._counts[gone[1].kind] -= 1
+        return gone is not None
 
     def drop(self, partition: int) -> None:
         """Forget the entries of a partition that is not ours any more."""

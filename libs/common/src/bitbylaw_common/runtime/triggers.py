@@ -7,9 +7,10 @@ refused by mypy, because `step` wants triggers and handler to agree.
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, get_args, overload
 
 from bitbylaw_common.cron import CronExpression
+from bitbylaw_common.errors import DeclarationError
 from bitbylaw_common.events import Event
 from bitbylaw_common.outcomes import Outcome
 from bitbylaw_common.topics import Topic
@@ -21,6 +22,7 @@ E = TypeVar("E", bound=Event)
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 BodyKind = Literal["model", "bytes", "stream"]
+Missed = Literal["skip", "once", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ class Tick:
 
     Attributes:
         due: the instant by the expression, zone-aware; later than this by the scheduler's delay.
-        run_id: names the run in the journal.
+            It stays the same however often the run is tried.
+        run_id: names the run in the journal; likewise.
         manual: somebody asked for it; it is not one of the expression's instants.
     """
 
@@ -102,9 +105,14 @@ class QueueTrigger(Trigger[E, Outcome]):
 
 @dataclass(frozen=True, slots=True)
 class CronTrigger(Trigger[Tick, Outcome]):
-    """Started at each instant of `expression` (six fields, seconds first, Europe/Berlin)."""
+    """Started at each instant of `expression` (six fields, seconds first, Europe/Berlin).
+
+    Attributes:
+        missed: what becomes of instants at which nothing could run; see `cron`.
+    """
 
     expression: CronExpression
+    missed: Missed = "once"
 
 
 @overload
@@ -141,10 +149,19 @@ def queue(topic: Topic[E]) -> QueueTrigger[E]:
     return QueueTrigger(topic)
 
 
-def cron(expression: str) -> CronTrigger:
+def cron(expression: str, *, missed: Missed = "once") -> CronTrigger:
     """Declare instants, as the seed writes them: `0 */15 * * * *` is every 15 minutes.
 
+    Args:
+        expression: six fields, seconds first.
+        missed: what to do about instants at which no worker was there, or the run before was
+            still going on. "once": one run, for the newest of them; "all": one run for each, in
+            order; "skip": none, unless the newest is less than a minute old.
+
     Raises:
-        DeclarationError: the expression has not six fields, or a field cannot be.
+        DeclarationError: the expression has not six fields, a field cannot be, or the policy is
+            none of the three.
     """
-    return CronTrigger(CronExpression.parse(expression))
+    if missed not in get_args(Missed):
+        raise DeclarationError(f"cron {expression!r}: missed={missed!r} is none of skip, once, all")
+    return CronTrigger(CronExpression.parse(expression), missed)

@@ -112,7 +112,9 @@ def judge(
             if imposed:
                 # The record waits for a system, not the system for the record: its own end counts
                 # again when it is asked.
-                return Verdict("wait", reason, chain, due=now + max(after, timedelta()), kind="wait")
+                return Verdict(
+                    "wait", reason, chain, due=now + max(after, timedelta()), kind="wait"
+                )
             if end is not None and now >= end:
                 return Verdict(
                     "rejected",

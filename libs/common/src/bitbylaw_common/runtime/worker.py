@@ -5,23 +5,25 @@ A host feeds it (`assign`, `deliver`, `fire_due`, `revoke`) and commits what `co
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from bitbylaw_common import metrics, spans, topics, tracing
+from bitbylaw_common.circuits import Circuits
 from bitbylaw_common.clock import Clock
 from bitbylaw_common.errors import DecodeError, LogUnavailableError, OwnershipLost
 from bitbylaw_common.events import Event
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.logs import step_logger
+from bitbylaw_common.runtime import ticks
 from bitbylaw_common.runtime.app import App
 from bitbylaw_common.runtime.desk import Desk, Partition, StepHealth, Unreadable, WorkerOptions
+from bitbylaw_common.runtime.gates import GateState
 from bitbylaw_common.runtime.lanes import Cause, Item, LaneKey, Lanes, Work
 from bitbylaw_common.runtime.offsets import Commit, Offsets
-from bitbylaw_common.runtime.pipeline import Closing, Pipeline, Run, new_run_id, next_tick
+from bitbylaw_common.runtime.pipeline import Closing, Pipeline, Run
 from bitbylaw_common.runtime.ports import (
-    Circuits,
     Gates,
     Locks,
     Log,
@@ -32,6 +34,13 @@ from bitbylaw_common.runtime.ports import (
     State,
 )
 from bitbylaw_common.runtime.schedule import Schedule, ScheduleEntry
+from bitbylaw_common.runtime.status import (
+    Meter,
+    RunningLane,
+    WorkerFacts,
+    WorkerStatus,
+    status_of,
+)
 from bitbylaw_common.runtime.step import Step
 from bitbylaw_common.runtime.triggers import Tick
 
@@ -99,6 +108,9 @@ class Worker(Generic[D]):
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
+        self._began = clock.now()
+        self._last_commit: datetime | None = None
+        self._meter = Meter(clock.monotonic)
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._by_topic = {
             trigger.topic.name: (step, trigger.topic)
@@ -110,6 +122,7 @@ class Worker(Generic[D]):
             for step in app.steps
             for number, _ in enumerate(step.triggers)
         }
+        self._cron_steps = {cron.step for cron in self._desk.crons.values()}
         self._requests = topics.requests(app.name)
         self._desk.gates.listen(self._pump)
         if self._circuits is not None:
@@ -324,11 +337,16 @@ class Worker(Generic[D]):
         offsets = part.offsets.setdefault(record.topic, Offsets())
         if not offsets.delivered(record.offset):
             return
+        self._meter.arrived()
         key, item, coalesce = self._lane_of(record)
         entry = self._desk.schedule.get(key)
         origin = f"{record.topic}:{record.partition}:{record.offset}"
         if entry is not None and entry.carried is not None and entry.carried.origin == origin:
             # Its run ended in this very entry; only the commit of its offset was lost.
+            offsets.finished(record.offset)
+            return
+        if isinstance(item.given, Tick) and ticks.answered(entry, item.given.run_id):
+            # A run by hand that is over; only the commit of its request was lost.
             offsets.finished(record.offset)
             return
         held = self._waits_in_order(key, coalesce=coalesce)
@@ -360,7 +378,8 @@ class Worker(Generic[D]):
                 )
                 continue
             step = self._desk.step(entry.step)
-            spared = self._lanes.add(entry.lane, item, coalesce=step.coalesce)
+            coalesce = step.coalesce and entry.entity != ticks.ENTITY
+            spared = self._lanes.add(entry.lane, item, coalesce=coalesce)
             if (part := self._partitions.get(partition)) is not None:
                 part.bytes_waiting -= spared
         self._pump()
@@ -376,6 +395,7 @@ class Worker(Generic[D]):
 
     def committed(self, commits: Mapping[Place, Commit]) -> None:
         """Note that the broker acknowledged these commits."""
+        self._last_commit = self._desk.clock.now()
         for (topic, partition), commit in commits.items():
             part = self._partitions.get(partition)
             if part is not None and topic in part.offsets:
@@ -389,9 +409,61 @@ class Worker(Generic[D]):
             sum(p.bytes_waiting for p in self._partitions.values())
         )
         metrics.LANES_RUNNING.labels(self.app.name).set(len(self._running))
-        metrics.LANES_READY.labels(self.app.name).set(self._lanes.ready)
+        metrics.LANES_READY.labels(self.app.name).set(
+            sum(n for step, n in self._lanes.ready_by_step().items() if self._room(step) != 0)
+        )
         for kind, count in self._desk.schedule.counts().items():
             metrics.SCHEDULE_ENTRIES.labels(self.app.name, kind).set(count)
+        now, overdue = self._desk.clock.now(), dict.fromkeys(self._cron_steps, 0.0)
+        for cron in self._desk.crons.values():
+            entry = self._desk.schedule.get(cron.lane)
+            if entry is not None:
+                late = ticks.overdue(entry, now).total_seconds()
+                overdue[cron.step] = max(overdue[cron.step], late)
+        for step, seconds in overdue.items():
+            metrics.CRON_OVERDUE_SECONDS.labels(self.app.name, step).set(seconds)
+
+    def status(self, gates: Sequence[GateState] = ()) -> WorkerStatus:
+        """Return how it stands now.
+
+        Args:
+            gates: what holds its steps back.
+        """
+        desk, now = self._desk, self._desk.clock.now()
+        return status_of(
+            WorkerFacts(
+                service=self.app.name,
+                instance=desk.options.instance,
+                code_version=desk.options.code_version,
+                now=now,
+                began=self._began,
+                draining=self._stopping,
+                partitions=self._partitions,
+                running=[self._running_lane(run) for run in self._running.values()],
+                ready_by_step=self._lanes.ready_by_step(),
+                waiting=self._lanes.waiting,
+                in_flight=sum(
+                    o.unfinished for p in self._partitions.values() for o in p.offsets.values()
+                ),
+                entries=desk.schedule,
+                schedule=desk.schedule.counts(),
+                gates=gates,
+                circuits=() if self._circuits is None else self._circuits.states(),
+                needs={step.name: step.needs for step in self.app.steps},
+                rates=self._meter.rates(),
+                last_commit=self._last_commit,
+            )
+        )
+
+    def _running_lane(self, run: Underway) -> RunningLane:
+        entry = self._desk.schedule.get(run.work.key)
+        return RunningLane.of(
+            run.work.key,
+            run.work.item.position,
+            started=run.began,
+            attempt=1 if entry is None else entry.attempt + 1,
+            behind=self._lanes.waiting_behind(run.work.key),
+        )
 
     # From a record to its lane ----------------------------------------------------------------
 
@@ -399,11 +471,12 @@ class Worker(Generic[D]):
         position = Position(record.topic, record.partition, record.offset)
         try:
             if record.topic == self._requests.name:
-                step, given, event, cause, envelope = self._requested(record)
+                step, given, event, source, envelope = self._requested(record)
+                cause: Cause = "request"
             else:
                 step, topic = self._by_topic[record.topic]
                 event, envelope = codec.decode(topic, record)
-                given, cause = event, "record"
+                given, cause, source = event, "record", record.topic
             _at_home(event, record)
         except DecodeError as unreadable:
             item = Item(
@@ -430,28 +503,35 @@ class Worker(Generic[D]):
             record.partition,
             cause,
             position,
-            record.topic,
+            source,
             record.size,
             replay=record.headers.get(codec.REPLAY, "") if cause == "request" else "",
         )
-        entity = "cron" if isinstance(given, Tick) else event.entity
-        return LaneKey(step.name, entity, event.key), item, step.coalesce
+        if isinstance(given, Tick):
+            # Each by itself: a run by hand does not answer the instant it waits beside.
+            return LaneKey(step.name, ticks.ENTITY, event.key), item, False
+        return LaneKey(step.name, event.entity, event.key), item, step.coalesce
 
     def _requested(
         self, record: Record
-    ) -> tuple[Step[Any, Any, D], object, Event, Cause, codec.Envelope]:
+    ) -> tuple[Step[Any, Any, D], object, Event, str, codec.Envelope]:
+        """Return what is asked for: the step, what it takes, the event and its topic."""
         asked, envelope = codec.decode(self._requests, record)
         step = self._functions.get(asked.function_id)
         if step is None:
             raise DecodeError(f"{record.topic}: it asks for a function that is not declared")
         if step.cron_triggers:
             tick = Tick(self._desk.clock.now(), asked.run_id, manual=True)
-            return step, tick, asked, "request", envelope
+            return step, tick, asked, record.topic, envelope
         if not step.queue_triggers or asked.requested is None:
             raise DecodeError(
                 f"{record.topic}: {asked.function_id} cannot be run with this request"
             )
-        topic = step.queue_triggers[0].topic
+        number = int(asked.function_id.rpartition("::")[2])
+        topic = next(
+            (t.topic for t in step.queue_triggers if t.topic.name == asked.topic),
+            step.queue_triggers[number].topic,
+        )
         try:
             event = topic.event.model_validate(asked.requested)
         except ValueError:
@@ -460,14 +540,13 @@ class Worker(Generic[D]):
             ) from None
         if event.key != asked.subject:
             raise DecodeError(f"{record.topic}: the request's subject is not its event's key")
-        return step, event, event, "request", envelope
+        return step, event, event, topic.name, envelope
 
     def _due_item(self, entry: ScheduleEntry, partition: int, here: tracing.Trace) -> Item:
         step = self._desk.step(entry.step)
         if entry.carried is None:
-            run_id = new_run_id()
-            tick = Tick(entry.due, run_id)
-            envelope = codec.Envelope(run_id, traceparent=here.header)
+            tick = ticks.tick_of(entry)
+            envelope = codec.Envelope(tick.run_id, traceparent=here.header)
             return Item(tick, None, envelope, partition, "due", due=entry.due)
         carried = entry.carried
         envelope = codec.Envelope(
@@ -550,7 +629,10 @@ class Worker(Generic[D]):
         self._settle()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        key = self._running.pop(task).work.key
+        ended = self._running.pop(task)
+        key = ended.work.key
+        took = (self._desk.clock.now() - ended.began).total_seconds()
+        self._meter.finished(took, len(ended.work.positions))
         coalesce = not key.step or self._desk.step(key.step).coalesce
         self._lanes.finish(key, held=self._waits_in_order(key, coalesce=coalesce))
         if not task.cancelled() and (broken := task.exception()) is not None:
@@ -573,7 +655,15 @@ class Worker(Generic[D]):
         part = self._partitions.get(work.item.partition)
         if part is None or part.draining:
             return
-        run = Run(self._desk, part, work)
+        begun: ticks.Begun | None = None
+        if isinstance(work.item.given, Tick):
+            cron, entry = self._desk.crons[work.key.entity_id], self._desk.schedule.get(work.key)
+            begun = ticks.begin(cron, entry, work.item.given, self._desk.clock.now())
+            if begun.how == "stale":
+                _finish(part, work)
+                return
+            work = replace(work, item=replace(work.item, given=begun.tick))
+        run = Run(self._desk, part, work, begun)
         closing: Closing | None = None
         try:
             if isinstance(work.item.given, Unreadable):
@@ -681,28 +771,40 @@ class Worker(Generic[D]):
             raise
 
     async def _plan_ticks(self, partitions: Mapping[int, Partition]) -> None:
-        """Give every cron of these partitions its next tick, if the schedule has none."""
+        """Give every cron of these partitions an entry that fits; forget those that are gone."""
         now = self._desk.clock.now()
-        for step in self.app.steps:
-            for number, _ in enumerate(step.cron_triggers):
-                function_id = step.function_id(number)
-                partition = codec.partition_of(function_id.encode())
-                key = LaneKey(step.name, "cron", function_id)
-                if partition not in partitions or self._desk.schedule.get(key) is not None:
-                    continue
-                entry = next_tick(step, function_id, now)
-                await partitions[partition].state.write(
-                    [
-                        Outgoing(
-                            self._desk.schedule_topic,
-                            key.to_bytes(),
-                            entry.to_bytes(),
-                            {},
-                            partition,
-                        )
-                    ]
+        for function_id, cron in self._desk.crons.items():
+            number = codec.partition_of(function_id.encode())
+            if number not in partitions:
+                continue
+            before = self._desk.schedule.get(cron.lane)
+            entry = ticks.planned(cron, before, now)
+            if entry is None:
+                continue
+            if before is not None:
+                self._desk.logger.warning(
+                    "a cron's pending instant does not fit its expression any more",
+                    function_id=function_id,
+                    was=before.due.isoformat(timespec="seconds"),
+                    due=entry.due.isoformat(timespec="seconds"),
                 )
-                self._desk.schedule.put(entry, partition)
+            await self._keep_entry(partitions[number], cron.lane, entry)
+        for gone in ticks.orphans(self._desk.schedule.entries(), self._desk.crons):
+            number = codec.partition_of(gone.entity_id.encode())
+            if number in partitions:
+                self._desk.logger.warning(
+                    "a cron is declared no more; its entry is forgotten", function_id=gone.entity_id
+                )
+                await self._keep_entry(partitions[number], gone.lane, None)
+
+    async def _keep_entry(self, part: Partition, key: LaneKey, entry: ScheduleEntry | None) -> None:
+        value = None if entry is None else entry.to_bytes()
+        topic = self._desk.schedule_topic
+        await part.state.write([Outgoing(topic, key.to_bytes(), value, {}, part.number)])
+        if entry is None:
+            self._desk.schedule.remove(key)
+        else:
+            self._desk.schedule.put(entry, part.number)
 
 
 def _finish(part: Partition, work: Work) -> None:

@@ -8,9 +8,22 @@ from typing import Annotated
 import typer
 from rich.console import RenderableType
 from rich.json import JSON
+from rich.text import Text
 
 from bitbylaw_cli.connection import EnvFile, Environment, environment, open_log
-from bitbylaw_cli.letters import Letter, LetterList, Redrive, letter, letters, redrive
+from bitbylaw_cli.letters import (
+    Issue,
+    IssueList,
+    Letter,
+    LetterList,
+    Redrive,
+    RedriveList,
+    issues,
+    letter,
+    letters,
+    redrive,
+    redrive_all,
+)
 from bitbylaw_cli.output import (
     AsJson,
     CommandError,
@@ -40,6 +53,7 @@ def register(cli: typer.Typer) -> None:
     """Add the noun."""
     nouns = typer.Typer(help="Dead letters: what a service gave up on.", no_args_is_help=True)
     nouns.command("list")(list_letters)
+    nouns.command("issues")(list_issues)
     nouns.command("show")(show_letter)
     nouns.command("redrive")(redrive_letter)
     cli.add_typer(nouns, name="dlq")
@@ -62,6 +76,18 @@ def list_letters(
     guarded(lambda: consumer(service))
     result = run(_letters(environment(env), service, open_only=open_only))
     show(result, json=json, render=rendered)
+
+
+def list_issues(service: Service, *, env: EnvFile = None, json: AsJson = False) -> None:
+    """List the causes of a service's dead letters, how far each is put right, and what helps.
+
+    Reads the journal. Ends with 1 while a cause has letters that no good run resolved.
+    """
+    guarded(lambda: consumer(service))
+    result = run(_issues(environment(env), service))
+    show(result, json=json, render=rendered_issues)
+    if not all(issue.settled for issue in result.issues):
+        raise typer.Exit(Exit.FINDING)
 
 
 def show_letter(
@@ -90,22 +116,51 @@ def show_letter(
 
 def redrive_letter(
     service: Service,
-    which: Which,
+    which: Annotated[
+        str | None,
+        typer.Argument(
+            help="One letter: the record's id, or the letter's place or origin "
+            "(topic:partition:offset), or an event id or run id. Of several the last dead is "
+            "meant. By default all that are open."
+        ),
+    ] = None,
+    issue: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|CAUSE",
+            help="All open letters of one cause: its number in `bbl dlq issues`, or words of its "
+            "error or reason.",
+        ),
+    ] = None,
+    by: Annotated[
+        str, typer.Option(help="Who asks, for the record; no person's name.")
+    ] = "operator",
     *,
     plan: PlanOnly = False,
     yes: Confirmed = False,
     env: EnvFile = None,
     json: AsJson = False,
 ) -> None:
-    """Ask the service to run a dead letter's event again, once its cause is gone.
+    """Ask the service to run dead letters' events again, once their cause is gone.
 
-    The event only says "look at this record", so asking twice does no harm. The letter stays; a
-    good run resolves it.
+    They are asked for in the order in which they came, each letter once: a second time is refused
+    with 4, unless its record died anew. The letters stay; a good run resolves them.
     """
     guarded(lambda: consumer(service))
     write = guarded(lambda: may_write(plan, yes))
-    result = run(_redrive(environment(env), service, which, write=write))
-    show(result, json=json, render=_rendered_redrive)
+    system = environment(env)
+    if which is not None:
+        guarded(lambda: _one_or_many(issue))
+        one = run(_redrive(system, service, which, by, write=write))
+        show(one, json=json, render=_rendered_redrive)
+        return
+    many = run(_redrive_all(system, service, issue, by, write=write))
+    show(many, json=json, render=_rendered_redrives)
+
+
+def _one_or_many(issue: str | None) -> None:
+    if issue is not None:
+        raise CommandError(Exit.USAGE, "name one letter or an --issue, not both")
 
 
 def _asked_for(service: str, raw: Path | None, *, personal: bool) -> None:
@@ -134,9 +189,21 @@ async def _letter(env: Environment, service: str, which: str, raw: Path | None) 
     return found
 
 
-async def _redrive(env: Environment, service: str, which: str, *, write: bool) -> Redrive:
+async def _issues(env: Environment, service: str) -> IssueList:
     async with open_log(env) as log:
-        return await redrive(log, SystemClock(), service, which, write=write)
+        return await issues(log, service)
+
+
+async def _redrive(env: Environment, service: str, which: str, by: str, *, write: bool) -> Redrive:
+    async with open_log(env) as log:
+        return await redrive(log, SystemClock(), service, which, write=write, by=by)
+
+
+async def _redrive_all(
+    env: Environment, service: str, cause: str | None, by: str, *, write: bool
+) -> RedriveList:
+    async with open_log(env) as log:
+        return await redrive_all(log, SystemClock(), service, cause=cause, write=write, by=by)
 
 
 def rendered(result: LetterList) -> Iterable[RenderableType]:
@@ -167,6 +234,39 @@ def rendered(result: LetterList) -> Iterable[RenderableType]:
         yield f"{result.unreadable} letters cannot be read by this version."
 
 
+def rendered_issues(result: IssueList) -> Iterable[RenderableType]:
+    """Yield the causes for people."""
+    if not result.issues:
+        yield f"{result.service} has no dead letters."
+    else:
+        for issue in result.issues:
+            yield from _issue(issue)
+    if result.unreadable:
+        yield f"{result.unreadable} letters cannot be read by this version."
+
+
+def _issue(issue: Issue) -> Iterable[RenderableType]:
+    """Yield one cause: its words, how far it is put right, which records, what helps."""
+    style = "green" if issue.settled else "bold"
+    yield Text(f"issue {issue.number}  {issue.error}: {issue.reason}", style=style)
+    counted = (
+        (issue.open, "open"),
+        (issue.redriven, "asked for again"),
+        (issue.resolved, "resolved since"),
+        (issue.unreadable, "without an event"),
+    )
+    counts = ", ".join(f"{count} {words}" for count, words in counted if count)
+    letters_ = "1 letter" if issue.count == 1 else f"{issue.count} letters"
+    step = f"{issue.step}: " if issue.step else ""
+    yield f"  {step}{letters_}, {counts}"
+    to_last = f" to {instant(issue.last)}" if issue.last != issue.first else ""
+    yield f"  died {instant(issue.first)}{to_last}"
+    more = ", ..." if issue.count > len(issue.examples) else ""
+    yield f"  {', '.join(issue.examples)}{more}"
+    if issue.command:
+        yield Text(f"  {issue.command}", style="cyan")
+
+
 def _rendered_letter(found: Letter) -> Iterable[RenderableType]:
     rows = [
         ("place", found.place),
@@ -182,6 +282,7 @@ def _rendered_letter(found: Letter) -> Iterable[RenderableType]:
         ("run id", found.run_id),
         ("trace id", found.trace_id),
         ("code version", found.code_version),
+        ("redriven", f"{instant(found.redriven)} by {found.redriven_by}" if found.redriven else ""),
     ]
     yield table(("", ""), rows)
     if found.event is not None:
@@ -198,4 +299,34 @@ def _rendered_redrive(result: Redrive) -> str:
     what = f"a run of {result.function_id} for {result.entity} {result.entity_id}"
     if not result.written:
         return f"--yes would ask {result.service} for {what}, from {result.letter}."
-    return f"Asked {result.service} for {what}. Next: bbl why {result.entity} {result.entity_id}"
+    how = "An earlier redrive had asked" if result.found else "Asked"
+    return f"{how} {result.service} for {what}. Next: bbl why {result.entity} {result.entity_id}"
+
+
+def _rendered_redrives(result: RedriveList) -> Iterable[RenderableType]:
+    counted = (
+        (result.redriven, "asked for before"),
+        (result.resolved, "in line since"),
+        (result.unreadable, "without an event"),
+    )
+    others = ", ".join(f"{count} {words}" for count, words in counted if count)
+    passed_over = f" Passed over: {others}." if others else ""
+    if not result.redrives:
+        yield f"{result.service} has no open letter there.{passed_over}"
+        return
+    rows = [
+        (number, one.letter, f"{one.entity} {one.entity_id}", one.function_id)
+        for number, one in enumerate(result.redrives, start=1)
+    ]
+    yield table(("", "letter", "record", "function"), rows, right=("",))
+    count = len(result.redrives)
+    runs = "1 run" if count == 1 else f"{count} runs"
+    if not result.written:
+        yield f"--yes would ask {result.service} for {runs}, in this order.{passed_over}"
+        return
+    found = sum(one.found for one in result.redrives)
+    before = f" {found} had been asked for by an earlier redrive that died." if found else ""
+    yield (
+        f"Asked {result.service} for {runs}, in this order.{before}{passed_over} "
+        f"Next: bbl dlq issues {result.service}"
+    )

@@ -16,7 +16,7 @@ from bitbylaw_common.journal import JournalEntry
 from bitbylaw_common.kafka.admin import admin
 from bitbylaw_common.kafka.codec import partition_of
 from bitbylaw_common.kafka.log import KafkaLog
-from bitbylaw_common.runtime.dead_letters import DeadLetter
+from bitbylaw_common.runtime.dead_letters import DeadLetter, letters
 from bitbylaw_common.runtime.ports import Record
 from bitbylaw_devstack import GuardedProcess, Stack, last_lines
 
@@ -253,11 +253,9 @@ class System:
     async def dead_letters(self, service: str = "document-sync") -> list[DeadLetter]:
         """Return a service's dead letters."""
         found = await self.records(topics.dlq(service).name)
-        return [
-            DeadLetter.from_bytes(r.value)
-            for r in found
-            if r.value and r.offset >= self._first_letters.get(r.partition, 0)
-        ]
+        return letters(
+            r for r in found if r.value and r.offset >= self._first_letters.get(r.partition, 0)
+        )
 
     async def until(
         self, condition: Callable[[], Any], *, seconds: float = 25, every: float = 0.1

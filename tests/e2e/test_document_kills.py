@@ -2,13 +2,13 @@
 
 import asyncio
 import random
-import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from bitbylaw_common.clock import SystemClock
 from bitbylaw_devstack import Stack
 from system import System, running
 
@@ -120,7 +120,7 @@ async def at_rest(system: System) -> bool:
     if not own or any(f["lag"] for f in own):
         return False
     # What was fetched just now is delivered, and counted, in the round that is under way.
-    fetched = time.time()
+    fetched = SystemClock().now().timestamp()
     async with asyncio.timeout(10):
         while (found := await _series(system))[PROGRESS] < fetched:  # noqa: ASYNC110 - a page is polled
             await asyncio.sleep(0.1)

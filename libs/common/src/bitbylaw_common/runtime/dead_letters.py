@@ -1,6 +1,7 @@
 """What lies in `{service}.dlq`: who died, of what, where it came from, and who asked for it again."""
 
 import base64
+from collections.abc import Iterable
 from datetime import datetime
 from typing import ClassVar, Self
 
@@ -109,3 +110,13 @@ def read(record: Record) -> DeadLetter | Redriven:
         return Redriven.model_validate_json(record.value)
     except ValidationError as unfit:
         raise DecodeError(f"{unfit.error_count()} fields of a redrive do not fit") from None
+
+
+def letters(records: Iterable[Record]) -> list[DeadLetter]:
+    """Return the dead letters among these records of `{service}.dlq`.
+
+    Raises:
+        DecodeError: as `read`.
+    """
+    found = (read(record) for record in records if record.value is not None)
+    return [one for one in found if isinstance(one, DeadLetter)]

@@ -211,7 +211,8 @@ class Lanes:
         """
         lane = self._lanes[key]
         lane.running = False
-        lane.held = held
+        # What became due before this was told waits already, and first: it ends the hold.
+        lane.held = held and not (lane.waiting and lane.waiting[0].due is not None)
         self.running -= 1
         self._runs[key.step] -= 1
         if lane.waiting:

@@ -201,33 +201,23 @@ class GroupConsumer:
             self._consumer.resume(*going)
         self._paused = wanted
 
-    async def read_on(self, starts: Mapping[Place, int | None]) -> None:
+    def read_on(self, starts: Mapping[Place, int | None]) -> None:
         """Fetch these again from their starts; None is the beginning.
 
         What was fetched of them and not taken yet is dropped: it would be taken before what lies
-        ahead of it.
-
-        Raises:
-            LogUnavailableError: the broker cannot be asked.
+        ahead of it. Nothing is awaited here, so nothing can be fetched in between.
         """
         assigned = self._consumer.assignment()
-        beginnings = []
         for place, start in starts.items():
             where = TopicPartition(*place)
             if where not in assigned:
                 continue
             self._sought.add(where)
             self._listener.expected.pop(where, None)
-            if start is None:
-                beginnings.append(where)
-            else:
-                self._consumer.seek(where, start)
+            # Before the log's beginning the broker's own reset leads to it.
+            self._consumer.seek(where, start or 0)
+            if start is not None:
                 self._listener.expected[where] = start
-        if beginnings:
-            try:
-                await self._consumer.seek_to_beginning(*beginnings)
-            except (KafkaError, OSError) as down:
-                raise LogUnavailableError(f"seek failed: {type(down).__name__}") from down
 
     async def commit(self, commits: Mapping[Place, Commit]) -> bool:
         """Commit; False when the group refused because the partitions are no longer ours.

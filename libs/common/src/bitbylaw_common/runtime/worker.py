@@ -48,6 +48,9 @@ D = TypeVar("D")
 Place = tuple[str, int]
 """A topic's name and a partition."""
 
+Entries = dict[bytes, tuple[int, ScheduleEntry]]
+"""What lies in the schedule: by record key, with its partition."""
+
 JOURNALS_TOGETHER = 500
 
 
@@ -244,16 +247,16 @@ class Worker(Generic[D]):
             taken[number] = Partition(number, self._epochs, states[number], offsets)
         try:
             entries = await self._load(taken)
-            for number, entry in entries.values():
-                self._desk.schedule.put(entry, number)
-            await self._plan_ticks(taken)
+            await self._plan_ticks(taken, entries)
         except BaseException as failed:
-            for number, part in taken.items():
-                self._desk.schedule.drop(number)
+            for part in taken.values():
                 self._let_go(part)
             if isinstance(failed, OwnershipLost):
                 raise LogUnavailableError(f"overtaken while loading: {failed}") from failed
             raise
+        # At once: an entry that fires before its partition is owned would never fire again.
+        for number, entry in entries.values():
+            self._desk.schedule.put(entry, number)
         self._partitions.update(taken)
         self.fire_due()
 
@@ -717,10 +720,9 @@ class Worker(Generic[D]):
 
     # Loading ----------------------------------------------------------------------------------
 
-    async def _load(
-        self, taken: Mapping[int, Partition]
-    ) -> dict[tuple[int, bytes], tuple[int, ScheduleEntry]]:
-        entries: dict[tuple[int, bytes], tuple[int, ScheduleEntry]] = {}
+    async def _load(self, taken: Mapping[int, Partition]) -> Entries:
+        """Read the base into its partitions; return what is due later in them."""
+        entries: Entries = {}
         starts = {
             (topic, number): 0
             for number in taken
@@ -738,14 +740,13 @@ class Worker(Generic[D]):
                 else:
                     base[record.key] = record.value
                 continue
-            place = (record.partition, record.key)
             if record.value is None:
-                entries.pop(place, None)
+                entries.pop(record.key, None)
                 continue
             try:
-                entries[place] = (record.partition, ScheduleEntry.from_bytes(record.value))
+                entries[record.key] = (record.partition, ScheduleEntry.from_bytes(record.value))
             except DecodeError as unreadable:
-                entries.pop(place, None)
+                entries.pop(record.key, None)
                 metrics.UNDECODABLE.labels(self.app.name, "schedule").inc()
                 self._desk.logger.error(
                     "an unreadable schedule entry was passed over",
@@ -770,14 +771,14 @@ class Worker(Generic[D]):
                     await state.close()
             raise
 
-    async def _plan_ticks(self, partitions: Mapping[int, Partition]) -> None:
+    async def _plan_ticks(self, taken: Mapping[int, Partition], entries: Entries) -> None:
         """Give every cron of these partitions an entry that fits; forget those that are gone."""
         now = self._desk.clock.now()
         for function_id, cron in self._desk.crons.items():
             number = codec.partition_of(function_id.encode())
-            if number not in partitions:
+            if number not in taken:
                 continue
-            before = self._desk.schedule.get(cron.lane)
+            _, before = entries.get(cron.lane.to_bytes(), (number, None))
             entry = ticks.planned(cron, before, now)
             if entry is None:
                 continue
@@ -788,23 +789,20 @@ class Worker(Generic[D]):
                     was=before.due.isoformat(timespec="seconds"),
                     due=entry.due.isoformat(timespec="seconds"),
                 )
-            await self._keep_entry(partitions[number], cron.lane, entry)
-        for gone in ticks.orphans(self._desk.schedule.entries(), self._desk.crons):
-            number = codec.partition_of(gone.entity_id.encode())
-            if number in partitions:
-                self._desk.logger.warning(
-                    "a cron is declared no more; its entry is forgotten", function_id=gone.entity_id
-                )
-                await self._keep_entry(partitions[number], gone.lane, None)
+            await self._keep_entry(taken[number], cron.lane, entry)
+            entries[cron.lane.to_bytes()] = (number, entry)
+        found = [entry for _, entry in entries.values()]
+        for gone in ticks.orphans(found, self._desk.crons):
+            number, _ = entries.pop(gone.lane.to_bytes())
+            self._desk.logger.warning(
+                "a cron is declared no more; its entry is forgotten", function_id=gone.entity_id
+            )
+            await self._keep_entry(taken[number], gone.lane, None)
 
     async def _keep_entry(self, part: Partition, key: LaneKey, entry: ScheduleEntry | None) -> None:
         value = None if entry is None else entry.to_bytes()
         topic = self._desk.schedule_topic
         await part.state.write([Outgoing(topic, key.to_bytes(), value, {}, part.number)])
-        if entry is None:
-            self._desk.schedule.remove(key)
-        else:
-            self._desk.schedule.put(entry, part.number)
 
 
 def _finish(part: Partition, work: Work) -> None:

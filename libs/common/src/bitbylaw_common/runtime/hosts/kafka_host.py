@@ -252,7 +252,7 @@ class KafkaHost(Generic[D]):
             if self._consumer.holds_lease():
                 try:
                     numbers = sorted(self.worker.voided)
-                    await self._consumer.read_on(await self.worker.retake())
+                    self._consumer.read_on(await self.worker.retake())
                 except LogUnavailableError as down:
                     self._logger.warning(
                         "partitions could not be taken over anew; trying again", error=str(down)

@@ -25,9 +25,10 @@ from bitbylaw_common.runtime.desk import WorkerOptions
 from bitbylaw_common.runtime.hosts.kafka_host import KafkaHost
 from bitbylaw_common.runtime.hosts.memory_host import MemoryHost
 from bitbylaw_common.runtime.http_run import http_run
-from bitbylaw_common.runtime.ports import Outgoing, Record
+from bitbylaw_common.runtime.ports import Log, Outgoing, Record
 from bitbylaw_common.runtime.schedule import ScheduleEntry
 from bitbylaw_common.runtime.worker import Worker
+from bitbylaw_common.sync.base import BaseState
 from bitbylaw_common.topics import Topic
 from toy import CHANGED, ECHO, ORDERED, Ledger, toy
 
@@ -51,6 +52,8 @@ class Harness(Protocol):
     async def post(self, path: str) -> ApiResponse: ...
     async def until(self, condition: Callable[[], bool]) -> None: ...
     async def delivered(self, topic: Topic[Any], count: int) -> None: ...
+    async def committed(self, *, unfinished: int) -> None: ...
+    async def usurp(self, thing: str, base: BaseState) -> None: ...
     async def restart(self) -> None: ...
     async def crash(self) -> None: ...
     def freeze(self) -> None: ...
@@ -74,6 +77,21 @@ def journal_of(records: Sequence[Record], entity_id: str) -> list[JournalEntry]:
 def scheduled_of(worker: Worker[Any], entity_id: str) -> list[ScheduleEntry]:
     """Return what waits for a record."""
     return [entry for entry in worker.schedule.entries() if entry.entity_id == entity_id]
+
+
+def said(worker: Worker[Any], unfinished: int) -> bool:
+    """Whether the broker knows of everything but so many records that it is finished."""
+    offsets = [o for part in worker._partitions.values() for o in part.offsets.values()]
+    return sum(o.unfinished for o in offsets) == unfinished and not worker.commits()
+
+
+async def overwritten(log: Log, thing: str, base: BaseState) -> None:
+    """Take the state of a thing's partition over, as its next owner does, and write its base."""
+    number = codec.partition_of(thing.encode())
+    state = await log.take_over("toy", number)
+    key = f"thing:{thing}".encode()
+    await state.write([Outgoing(topics.base("toy").name, key, base.to_bytes(), {}, number)])
+    await state.close()
 
 
 async def journalled(host: Harness, entity_id: str, count: int) -> list[JournalEntry]:
@@ -117,18 +135,23 @@ class MemoryHarness:
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(UNTIL_SECONDS):
             while not condition():
-                moved = self._host.nudge()
-                for _ in range(50):
-                    await asyncio.sleep(0)
-                if moved or self._frozen or condition():
+                if await self._host.go_on() or condition():
                     continue
                 step = self._host.next_event()
-                if step is not None:
+                if step is None or self._frozen:
+                    await asyncio.sleep(0.001)
+                else:
                     self._host.clock.move(step)
 
     async def delivered(self, topic: Topic[Any], count: int) -> None:
         self._host.nudge()
         assert len(self.records(topic)) == count
+
+    async def committed(self, *, unfinished: int) -> None:
+        await self.until(lambda: said(self._host.worker("toy"), unfinished))
+
+    async def usurp(self, thing: str, base: BaseState) -> None:
+        await overwritten(self._host.log, thing, base)
 
     async def restart(self) -> None:
         self._host.nudge()
@@ -179,7 +202,9 @@ class KafkaHarness:
         self._app = toy(self.ledger, ladder=self.ladder)
         # Topics are made once; things of a name of their own keep the tests apart.
         self._mark = self.ledger.mark = uuid.uuid4().hex[:8]
-        self._tail = AIOKafkaConsumer(**self._connect, auto_offset_reset="latest")
+        self._tail = AIOKafkaConsumer(
+            **self._connect, auto_offset_reset="latest", isolation_level="read_committed"
+        )
         self._reading: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -273,6 +298,14 @@ class KafkaHarness:
         assert self._host is not None
         host = self._host
         await self.until(lambda: host.lag == 0)
+
+    async def committed(self, *, unfinished: int) -> None:
+        assert self._host is not None
+        worker = self._host.worker
+        await self.until(lambda: said(worker, unfinished))
+
+    async def usurp(self, thing: str, base: BaseState) -> None:
+        await overwritten(self._log, thing, base)
 
     async def restart(self) -> None:
         await self._end(clean=True)

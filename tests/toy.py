@@ -99,7 +99,7 @@ async def _work(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
     enqueues=[ECHO],
     lock="thing",
     coalesce=True,
-    deadline=timedelta(seconds=5),
+    deadline=timedelta(seconds=30),
 )
 async def toy_sync(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
     return await _work(event, ctx)
@@ -110,7 +110,7 @@ async def toy_sync(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
     description="Takes every event of a thing by itself, in order",
     flows=["toy"],
     triggers=[queue(ORDERED)],
-    deadline=timedelta(seconds=5),
+    deadline=timedelta(seconds=30),
 )
 async def toy_order(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
     return await _work(event, ctx)
@@ -121,7 +121,7 @@ async def toy_order(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
     description="Notes each tick",
     flows=["toy"],
     triggers=[cron("0 */15 * * * *")],
-    deadline=timedelta(seconds=5),
+    deadline=timedelta(seconds=30),
 )
 async def toy_cron(tick: Tick, ctx: Context[Ledger]) -> Outcome:
     ctx.deps.ticks.append(tick)

@@ -3,7 +3,9 @@
 import asyncio
 from datetime import timedelta
 
+from bitbylaw_common import topics
 from bitbylaw_common.errors import Invalid, Transient
+from bitbylaw_common.kafka import codec
 from bitbylaw_common.outcomes import Done, Outcome, Rejected, Retry, Skipped, Wait
 from bitbylaw_common.runtime import Context
 from harness import Harness, journalled
@@ -109,7 +111,7 @@ async def test_a_retry_comes_at_its_time_with_its_number_even_after_a_crash(host
 
     assert attempts == [1, 2, 3]
     assert [entry.outcome for entry in host.journal(a)] == ["retry", "retry", "done"]
-    assert host.scheduled(a) == []
+    await host.until(lambda: host.scheduled(a) == [])
 
 
 async def test_after_the_last_attempt_it_is_dead_with_origin_and_reason(host: Harness) -> None:
@@ -129,7 +131,7 @@ async def test_after_the_last_attempt_it_is_dead_with_origin_and_reason(host: Ha
     assert "answered 503 to get_file" in letter.reason
     assert letter.carried is not None
     assert ThingChanged.model_validate_json(letter.carried.value).number == 3
-    assert host.scheduled(a) == []
+    await host.until(lambda: host.scheduled(a) == [])
 
 
 async def test_a_wait_is_no_attempt_and_dies_only_past_its_end(host: Harness) -> None:
@@ -172,6 +174,7 @@ async def test_the_same_sight_before_the_next_attempt_is_skipped(host: Harness) 
 
     assert [e.outcome for e in host.journal(a)] == ["retry", "skipped", "skipped", "skipped"]
     assert "unchanged since attempt 1" in host.journal(a)[-1].summary
+    await host.until(lambda: host.scheduled(a) != [])
     (entry,) = host.scheduled(a)
     assert entry.attempt == 1
 
@@ -180,7 +183,7 @@ async def test_the_same_sight_before_the_next_attempt_is_skipped(host: Harness) 
     await host.publish(CHANGED, ThingChanged(thing=a, number=4))
     await host.until(lambda: len(host.journal(a)) == 5)
     assert host.journal(a)[-1].outcome == "done"
-    assert host.scheduled(a) == []
+    await host.until(lambda: host.scheduled(a) == [])
 
 
 async def test_events_between_two_attempts_do_not_use_attempts_up(host: Harness) -> None:
@@ -195,6 +198,7 @@ async def test_events_between_two_attempts_do_not_use_attempts_up(host: Harness)
         await host.publish(CHANGED, ThingChanged(thing=a, number=number))
         await journalled(host, a, number + 1)
 
+    await host.until(lambda: host.scheduled(a) != [])
     (entry,) = host.scheduled(a)
     assert entry.attempt == 1
     assert host.dead_letters() == []
@@ -318,3 +322,147 @@ async def test_a_skipped_run_is_in_the_journal_with_its_reason(host: Harness) ->
     (entry,) = host.journal(a)
     assert (entry.outcome, entry.rule, entry.summary) == ("skipped", "row 5", "already in line")
     assert entry.effects == ()
+
+
+async def test_an_event_that_arrives_while_its_thing_is_worked_on_gets_a_run_afterwards(
+    host: Harness,
+) -> None:
+    a = host.thing("a")
+    looked: list[int] = []
+
+    async def slow(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
+        if event.number == 0:
+            await ctx.deps.gate.wait()
+        looked.append(event.number)
+        return Skipped("nothing to do")
+
+    host.ledger.answer = slow
+    await host.publish(CHANGED, ThingChanged(thing=a, number=0))
+    await host.until(lambda: host.ledger.started == [(a, 0)])
+    await host.publish(CHANGED, ThingChanged(thing=a, number=1))
+    await host.delivered(CHANGED, 2)
+    assert host.ledger.started == [(a, 0)]
+    host.ledger.gate.set()
+    await journalled(host, a, 2)
+
+    assert looked == [0, 1]
+
+
+async def test_later_events_of_a_step_that_takes_each_wait_for_the_one_that_failed(
+    host: Harness,
+) -> None:
+    a, other = host.thing("a"), host.thing("other")
+    attempts: list[tuple[int, int]] = []
+
+    async def fail(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
+        attempts.append((event.number, ctx.attempt))
+        if event.number in (0, 2) and ctx.attempt < 3:
+            return Retry("it is raining")
+        return Done("dry again")
+
+    host.ledger.answer = fail
+    await host.publish(ORDERED, ThingChanged(thing=a, number=0))
+    await journalled(host, a, 1)
+    for number in range(1, 4):
+        await host.publish(ORDERED, ThingChanged(thing=a, number=number))
+    await host.publish(ORDERED, ThingChanged(thing=other, number=9))
+    await host.until(lambda: host.journal(other) != [])
+    await host.crash()
+    await host.until(lambda: len(host.journal(a)) == 8)
+
+    # each is tried until it is done, and only then the next
+    assert [number for number, _ in attempts if number != 9] == [0, 0, 0, 1, 2, 2, 2, 3]
+    assert [one for one in attempts if one[0] == 2] == [(2, 1), (2, 2), (2, 3)]
+    await host.until(lambda: host.scheduled(a) == [])
+    assert [letter for letter in host.dead_letters() if letter.entity_id == a] == []
+
+
+async def test_what_was_due_and_is_settled_meanwhile_does_not_run(host: Harness) -> None:
+    a = host.thing("a")
+
+    async def once(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
+        if event.number == 0:
+            return Retry("it is raining")
+        await ctx.deps.gate.wait()
+        return Done("dry again")
+
+    host.ledger.answer = once
+    await host.publish(CHANGED, ThingChanged(thing=a, number=0))
+    await journalled(host, a, 1)
+    await host.until(lambda: host.scheduled(a) != [])
+    (entry,) = host.scheduled(a)
+
+    # given that the next attempt becomes due while a later event is worked on
+    await host.publish(CHANGED, ThingChanged(thing=a, number=1))
+    await host.until(lambda: len(host.ledger.started) == 2)
+    await host.until(lambda: host.now() > entry.due + host.rung / 2)
+    host.ledger.gate.set()
+    await journalled(host, a, 2)
+
+    # then that event's success answers for it
+    settled = host.now()
+    await host.until(lambda: host.now() > settled + host.rung * 2)
+    assert host.ledger.started == [(a, 0), (a, 1)]
+    await host.until(lambda: host.scheduled(a) == [])
+
+
+async def test_an_owner_that_was_overtaken_writes_no_base_and_goes_on_from_the_other_s(
+    host: Harness,
+) -> None:
+    a = host.thing("a")
+    runs: list[str] = []
+    saw: list[int] = []
+
+    async def count(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
+        runs.append(ctx.run_id)
+        if len(runs) == 1:
+            await ctx.deps.gate.wait()
+        base = ctx.base(ThingBase)
+        saw.append(0 if base is None else base.effects)
+        await ctx.agree(state(saw[-1] + 1, ctx.run_id))
+        return Done("counted")
+
+    host.ledger.answer = count
+    await host.publish(CHANGED, ThingChanged(thing=a))
+    await host.until(lambda: len(runs) == 1)
+    await host.usurp(a, state(100, "the other"))
+    host.ledger.gate.set()
+    await host.until(lambda: [e.outcome for e in host.journal(a)] == ["done"])
+
+    key = f"thing:{a}".encode()
+    bases = [
+        ThingBase.from_bytes(record.value)
+        for record in host.records(topics.base("toy"))
+        if record.key == key and record.value is not None
+    ]
+    assert [(base.effects, base.written_by) for base in bases] == [
+        (100, "the other"),
+        (101, runs[1]),
+    ]
+    assert saw == [0, 100]
+
+
+async def test_what_finished_behind_a_slow_record_does_not_run_again_after_a_crash(
+    host: Harness,
+) -> None:
+    slow = host.thing("slow")
+    number = codec.partition_of(slow.encode())
+    names = (host.thing(f"quick{one}") for one in range(1_000))
+    quick = [name for name in names if codec.partition_of(name.encode()) == number][:20]
+
+    async def hang(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
+        if event.thing == slow and len(ctx.deps.started) <= 21:
+            await ctx.deps.gate.wait()
+        return Done("looked")
+
+    host.ledger.answer = hang
+    await host.publish(ORDERED, ThingChanged(thing=slow))
+    for name in quick:
+        await host.publish(ORDERED, ThingChanged(thing=name))
+    await host.until(lambda: all(host.journal(name) for name in quick))
+    await host.committed(unfinished=1)
+    await host.crash()
+    await host.until(lambda: host.journal(slow) != [])
+
+    again = host.ledger.started[21:]
+    assert again == [(slow, 0)]

@@ -670,9 +670,10 @@ async def test_a_failing_record_whose_status_comes_back_as_an_event_dies_once(
         if held := ctx.saw("the same sight, whatever its status says"):
             return held
         attempts.append(ctx.attempt)
-        # the status is written where it differs, and the write comes back as an event
-        if statuses.get(event.thing) != "failed":
-            statuses[event.thing] = "failed"
+        # the status tells the attempt, so every attempt writes it, the last one too, and the write
+        # comes back as an event
+        if statuses.get(event.thing) != f"failed {ctx.attempt}":
+            statuses[event.thing] = f"failed {ctx.attempt}"
             await story.publish(event.thing, event.number + 1)
         raise Transient("xai", "get_file", status=503)
 

@@ -91,7 +91,7 @@ LANES_RUNNING = _gauge("bitbylaw_lanes_running", "Keys being worked on", "servic
 LANES_READY = _gauge("bitbylaw_lanes_ready", "Keys that wait for a free place", "service")
 
 # -- schedule: what waits for its time, and does it start in time? --------------------------------
-# kind: retry wait tick
+# kind: retry wait tick dead (given up a moment ago; its echo is told from news)
 SCHEDULE_ENTRIES = _gauge("bitbylaw_schedule_entries", "Entries that wait to be due", "service", "kind")
 DUE_DELAY_SECONDS = _histogram("bitbylaw_due_delay_seconds", "From due to started", _DELAY_SECONDS, "service", "kind")
 # a cron's freshness: 0 until its next instant is due, then growing until that has an end

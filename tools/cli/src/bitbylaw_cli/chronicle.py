@@ -330,7 +330,11 @@ def _verdict(
     facts: _Facts, unanswered: Sequence[Record], entity: str, entity_id: str, now: datetime
 ) -> _Verdict:
     """Return what holds now; the gravest of all steps that work on the record."""
-    found = [_of_entry(service, entry, now) for service, entry in facts.entries.values()]
+    found = [
+        _of_entry(service, entry, now)
+        for service, entry in facts.entries.values()
+        if entry.kind != "dead"
+    ]
     planned = {entry.step for _, entry in facts.entries.values()}
     for step in {run.entry.step for run in facts.runs.values()}:
         runs = [run for run in facts.runs.values() if run.entry.step == step]

@@ -62,6 +62,7 @@ async def waiting(log: Reads, services: Sequence[str]) -> WaitingList:
     found = [
         shown(owners[topic], entry)
         for (topic, _), entry in sorted(entries.items(), key=lambda held: held[1].due)
+        if entry.kind != "dead"  # given up: it waits for nothing
     ]
     return WaitingList(services=tuple(services), entries=tuple(found), unreadable=unreadable)
 

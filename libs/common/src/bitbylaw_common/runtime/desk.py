@@ -56,6 +56,11 @@ class Unreadable:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """What is due for a key that was given up: nothing but to forget that it was."""
+
+
 @dataclass(slots=True)
 class Partition:
     """Partition p of every topic, while a worker owns it.

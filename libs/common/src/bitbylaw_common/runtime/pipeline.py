@@ -42,6 +42,9 @@ from bitbylaw_common.runtime.verdict import Chain, Verdict, judge, outcome_of
 D = TypeVar("D")
 
 LOCK_BUSY_PAUSE = timedelta(seconds=5)
+ECHO_TIME = timedelta(minutes=15)
+"""How long after a death an event that shows the same is taken for the echo of the last attempt;
+later it is a reason to try again."""
 WORDS_KEPT = 2_000
 """Characters of a reason that journal and schedule keep; a log line has the rest."""
 
@@ -96,7 +99,7 @@ class Run(Generic[D]):
         self._lock_lost = False
         self.chain = self._fresh_chain()
         anew = begun is not None and begun.anew
-        if self.entry is not None and self.entry.kind != "tick" and not anew:
+        if self.entry is not None and self.entry.kind in ("retry", "wait") and not anew:
             self.chain = Chain(
                 self.entry.attempt, self.entry.chain, self.entry.since, self.entry.until
             )
@@ -148,6 +151,11 @@ class Run(Generic[D]):
         """See `Context.saw`."""
         self.facts.seen = digest
         entry = self.entry
+        if entry is not None and entry.kind == "dead" and not self.awaited:
+            if entry.seen == digest and self.now() < entry.due:
+                since = entry.since.isoformat(timespec="seconds")
+                self.unchanged = Skipped(f"unchanged since it was given up at {since}: an echo")
+            return self.unchanged
         if entry is None or entry.kind != "retry" or self.awaited:
             return None
         if entry.seen == digest:
@@ -498,7 +506,37 @@ class Pipeline(Generic[D]):
                 until=verdict.chain.until,
                 carried=run.carried(),
             )
+        if verdict.death is not None and run.facts.seen and not isinstance(work.item.given, Tick):
+            # What the last attempt wrote about its own failure comes back as an event: without this
+            # it would begin a new chain, and die again, for ever.
+            now = self.desk.clock.now()
+            return ScheduleEntry(
+                step=work.key.step,
+                entity=work.key.entity,
+                entity_id=work.key.entity_id,
+                due=now + ECHO_TIME,
+                kind="dead",
+                attempt=verdict.chain.attempt,
+                chain=verdict.chain.id,
+                since=now,
+                reason=verdict.summary[:WORDS_KEPT],
+                error=verdict.error,
+                seen=run.facts.seen,
+            )
         return None
+
+    async def forget(self, work: Work, partition: Partition) -> None:
+        """Forget that a key was given up; return once that is acknowledged.
+
+        Raises:
+            OwnershipLost: as `Desk.keep`.
+        """
+        entry = self.desk.schedule.get(work.key)
+        if entry is None or entry.due != work.item.due:
+            return
+        gone = Outgoing(self.desk.schedule_topic, work.key.to_bytes(), None, {}, partition.number)
+        await self.desk.keep([gone], partition)
+        self.desk.schedule.remove(work.key)
 
     def _count(self, step: Step[Any, Any, D], run: Run[D], verdict: Verdict, now: datetime) -> None:
         service = self.desk.app.name

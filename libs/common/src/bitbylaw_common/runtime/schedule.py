@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from bitbylaw_common.errors import DecodeError
 from bitbylaw_common.runtime.lanes import LaneKey
 
-Kind = Literal["retry", "wait", "tick"]
+Kind = Literal["retry", "wait", "tick", "dead"]
 
 
 def _in_utc(instant: datetime) -> datetime:
@@ -35,7 +35,8 @@ class ScheduleEntry(BaseModel):
 
     Attributes:
         due: when it runs, by the owner's clock, UTC.
-        kind: a failure's next attempt, a wait that is no failure, a cron's next tick.
+        kind: a failure's next attempt, a wait that is no failure, a cron's next tick; "dead" tells
+            an echo of a run that was given up from news, and is forgotten when it is due.
         attempt: failures so far in this chain.
         chain: the event id the chain began with.
         since: when the chain began.
@@ -107,7 +108,7 @@ class Schedule:
         self._fired: set[LaneKey] = set()
         self._serial = 0
         # Counted as they come and go: they are asked for several times a second.
-        self._counts: dict[Kind, int] = {"retry": 0, "wait": 0, "tick": 0}
+        self._counts: dict[Kind, int] = {"retry": 0, "wait": 0, "tick": 0, "dead": 0}
 
     def __len__(self) -> int:
         """Return how many keys wait."""

@@ -5,6 +5,7 @@ A host feeds it (`assign`, `deliver`, `fire_due`, `revoke`) and commits what `co
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -18,7 +19,14 @@ from bitbylaw_common.kafka import codec
 from bitbylaw_common.logs import step_logger
 from bitbylaw_common.runtime import ticks
 from bitbylaw_common.runtime.app import App
-from bitbylaw_common.runtime.desk import Desk, Partition, StepHealth, Unreadable, WorkerOptions
+from bitbylaw_common.runtime.desk import (
+    Desk,
+    Forget,
+    Partition,
+    StepHealth,
+    Unreadable,
+    WorkerOptions,
+)
 from bitbylaw_common.runtime.gates import GateState
 from bitbylaw_common.runtime.lanes import Cause, Item, LaneKey, Lanes, Work
 from bitbylaw_common.runtime.offsets import Commit, Offsets
@@ -380,6 +388,8 @@ class Worker(Generic[D]):
                     reason=str(unreadable),
                 )
                 continue
+            if entry.kind == "dead" and self._lanes.waiting_behind(entry.lane):
+                continue  # what waits finds the entry, and settles it
             step = self._desk.step(entry.step)
             coalesce = step.coalesce and entry.entity != ticks.ENTITY
             spared = self._lanes.add(entry.lane, item, coalesce=coalesce)
@@ -547,6 +557,10 @@ class Worker(Generic[D]):
 
     def _due_item(self, entry: ScheduleEntry, partition: int, here: tracing.Trace) -> Item:
         step = self._desk.step(entry.step)
+        if entry.kind == "dead":
+            return Item(
+                Forget(), None, codec.Envelope(entry.chain), partition, "due", due=entry.due
+            )
         if entry.carried is None:
             tick = ticks.tick_of(entry)
             envelope = codec.Envelope(tick.run_id, traceparent=here.header)
@@ -657,6 +671,11 @@ class Worker(Generic[D]):
     async def _work(self, work: Work) -> None:
         part = self._partitions.get(work.item.partition)
         if part is None or part.draining:
+            return
+        if isinstance(work.item.given, Forget):
+            with suppress(OwnershipLost):  # whoever owns the partition forgets it
+                await self._pipeline.forget(work, part)
+            _finish(part, work)
             return
         begun: ticks.Begun | None = None
         if isinstance(work.item.given, Tick):

@@ -14,6 +14,7 @@ import pytest
 from bitbylaw_common import metrics, topics
 from bitbylaw_common.circuits import CircuitState, State
 from bitbylaw_common.kafka import codec
+from bitbylaw_common.logs import configure
 from bitbylaw_common.runtime.gates import GateState
 from bitbylaw_common.runtime.hosts.memory_host import ManualClock, MemoryLog
 from bitbylaw_common.runtime.lanes import LaneKey
@@ -333,6 +334,7 @@ async def test_the_loop_s_lag_is_the_mean_since_the_status_before() -> None:
 async def test_an_outage_costs_one_warning_and_the_newest_follows_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    configure("json", "info")  # to the standard error of this very test
     fleet = Fleet()
     async with publishing(fleet):
         fleet.log.failing = True

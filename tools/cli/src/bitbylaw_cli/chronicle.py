@@ -283,7 +283,11 @@ def _note_entry(facts: _Facts, record: Record) -> None:
         facts.entries.pop(key, None)
     else:
         service = record.topic.removesuffix(".schedule")
-        facts.entries[key] = (service, ScheduleEntry.from_bytes(record.value))
+        entry = ScheduleEntry.from_bytes(record.value)
+        if entry.kind == "dead":
+            facts.entries.pop(key, None)  # given up: the letter tells of it, nothing is planned
+        else:
+            facts.entries[key] = (service, entry)
 
 
 def _resolve(runs: Sequence[_Run]) -> None:
@@ -330,11 +334,7 @@ def _verdict(
     facts: _Facts, unanswered: Sequence[Record], entity: str, entity_id: str, now: datetime
 ) -> _Verdict:
     """Return what holds now; the gravest of all steps that work on the record."""
-    found = [
-        _of_entry(service, entry, now)
-        for service, entry in facts.entries.values()
-        if entry.kind != "dead"
-    ]
+    found = [_of_entry(service, entry, now) for service, entry in facts.entries.values()]
     planned = {entry.step for _, entry in facts.entries.values()}
     for step in {run.entry.step for run in facts.runs.values()}:
         runs = [run for run in facts.runs.values() if run.entry.step == step]

@@ -19,7 +19,7 @@ from enum import Enum
 from functools import lru_cache
 from pathlib import PurePath
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO, cast, get_args
 
 import structlog
 from pydantic import ValidationError
@@ -118,6 +118,8 @@ def configure(
     logging.captureWarnings(capture=True)
 
 
+_heard: set[Level] = set()
+"""The level that is configured, and those above it."""
 _announcing: set[bool] = set()
 
 
@@ -130,6 +132,8 @@ def announces_runs() -> bool:
 
 
 def _use_level(level: Level) -> None:
+    _heard.clear()
+    _heard.update(name for name in get_args(Level) if _LEVELS[name] >= _LEVELS[level])
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, _sink],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
@@ -146,6 +150,8 @@ class _StepLogger:
         self._bound = bound
 
     def debug(self, event: str, **fields: Any) -> Any:
+        if "debug" not in _heard:  # where nobody listens it costs next to nothing
+            return None
         return structlog.get_logger().debug(event, **self._bound | fields)
 
     def info(self, event: str, **fields: Any) -> Any:

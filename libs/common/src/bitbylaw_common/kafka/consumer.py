@@ -25,7 +25,7 @@ COMMIT_SECONDS = 5.0
 Place = tuple[str, int]
 Assigned = Callable[[frozenset[int], Mapping[Place, Commit]], Awaitable[None]]
 Revoked = Callable[[frozenset[int]], Awaitable[None]]
-Refused = Callable[[], None]
+Refused = Callable[[], bool]
 Broken = Callable[[Exception], None]
 
 
@@ -43,7 +43,8 @@ class GroupConsumer:
             commits, before any record of them is fetched.
         revoked: called before the numbers are given up; commits inside it still count.
         refused: called when the group answers a heartbeat or a commit as it does to a stranger:
-            the partitions belong to others already.
+            the partitions belong to others already. Returns whether the member gives up; then it
+            does not join again.
         broken: told what `assigned` or `revoked` raised; the member must not go on then.
     """
 
@@ -119,10 +120,15 @@ class GroupConsumer:
             if accepted:
                 self._beat_at = sent
             elif coordinator.generation != generation:
-                self._refused()
+                self._told_off()
             return accepted
 
         coordinator._do_heartbeat = watched  # noqa: SLF001
+
+    def _told_off(self) -> None:
+        if self._refused():
+            # aiokafka would join again at once, under the same name, and throw the other out.
+            self._consumer._coordinator._coordination_task.cancel()  # noqa: SLF001
 
     def holds_lease(self) -> bool:
         """Whether the group still counts on this member, as far as it can know.
@@ -240,7 +246,7 @@ class GroupConsumer:
         except CommitFailedError as failed:
             if isinstance(failed.__cause__, RebalanceInProgressError):
                 raise LogUnavailableError("commit put off: the group is rebalancing") from failed
-            self._refused()
+            self._told_off()
             return False
         except IllegalStateError:
             # Between two assignments nothing is assigned; the next owner goes on from the commit

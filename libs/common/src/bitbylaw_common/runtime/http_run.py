@@ -1,6 +1,6 @@
 """One HTTP request through a step: what `Context` may ask for when nothing was consumed."""
 
-import uuid
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
@@ -85,7 +85,7 @@ def http_run(app: App[D], step: Step[Any, Any, D], deps: D, log: Log, clock: Clo
             if here is not None and here.header == given
             else spans.request(request.method, step.name, given)
         )
-        run_id = uuid.uuid4().hex
+        run_id = secrets.token_hex(16)
         with place as trace:
             spans.served(service=app.name, step=step.name, run_id=run_id)
             logger = step_logger(

@@ -217,10 +217,14 @@ class KafkaHost(Generic[D]):
     def _holds_lease(self) -> bool:
         return self._consumer.holds_lease()
 
-    def _refused(self) -> None:
-        """The group knows us no more: others own the partitions, and every run must end now."""
+    def _refused(self) -> bool:
+        """The group knows us no more: others own the partitions, and every run must end now.
+
+        Returns:
+            Whether the process ends by it.
+        """
         if not self.worker.partitions and not self.worker.voided:
-            return
+            return self.worker.failure.done()
         self._logger.error(
             "the group refused this member; its runs are cancelled and it joins again",
             partitions=sorted(self.worker.partitions),
@@ -244,6 +248,7 @@ class KafkaHost(Generic[D]):
                     "heartbeats come too late: give it more CPU, or raise BBL_SESSION_SECONDS"
                 )
             )
+        return self.worker.failure.done()
 
     async def _retake(self) -> None:
         """Take voided partitions over anew, once the group is known to still count on us."""

@@ -1,0 +1,182 @@
+"""What waits for its time survives kills and comes at its time, whatever the broker's clock says."""
+
+import asyncio
+import itertools
+import re
+from datetime import datetime
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from bitbylaw_common import topics
+from bitbylaw_common.topics import PARTITIONS
+from fire.ledger import SeenRun
+from fire.scene import MakeScene, Member, Scene
+from fire.service import ThingChanged
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
+
+RUNG_SECONDS = 8.0
+POLLS = 40
+WAITING = 20_000
+TIMES_BARE = 6.0
+"""Loading reads two topics, parses each entry and keeps it; a bare reader only counts."""
+
+
+def of(scene: Scene, key: str) -> list[SeenRun]:
+    """Return the runs of one key."""
+    return [run for run in scene.look().runs if run.key == key]
+
+
+async def attempted(scene: Scene, attempt: int) -> None:
+    """Return once this attempt of anything ended."""
+    await scene.until(
+        lambda h: any(run.attempt == attempt and run.ended for run in h.runs),
+        RUNG_SECONDS * 2,
+        f"attempt {attempt}",
+    )
+
+
+async def test_a_kill_during_back_off_changes_neither_the_time_nor_the_number_of_the_next_attempt(
+    scene_of: MakeScene,
+) -> None:
+    # given a record whose first attempt failed
+    scene = await scene_of(ladder=(RUNG_SECONDS,) * 5)
+    first = scene.member("fire-0")
+    await scene.start(first)
+    await scene.publish(
+        scene.topics.ordered, [ThingChanged(thing="a", number=0, deed="fail", count=2)]
+    )
+    await scene.until(lambda h: "retry" in h.unfinished.values(), 20, "the first attempt failed")
+    await asyncio.sleep(1)
+
+    # when its process is killed during the back-off, and during the next
+    for attempt in (2, 3):
+        await scene.members[-1].kill()
+        await scene.start(scene.member("fire-0"))
+        await attempted(scene, attempt)
+        await asyncio.sleep(1)
+
+    # then each attempt came once, in its turn, a rung after the one before
+    runs = of(scene, "a")
+    assert [(run.attempt, run.outcome) for run in runs] == [(1, "retry"), (2, "retry"), (3, "done")]
+    for earlier, later in itertools.pairwise(runs):
+        assert earlier.ended is not None
+        pause = later.began - earlier.ended
+        assert RUNG_SECONDS <= pause < RUNG_SECONDS * 1.25
+
+
+async def test_forty_polls_count_no_attempt(scene_of: MakeScene) -> None:
+    scene = await scene_of()
+    await scene.start(scene.member("fire-0"))
+    await scene.publish(
+        scene.topics.ordered, [ThingChanged(thing="p", number=0, deed="poll", count=POLLS)]
+    )
+    await scene.until(lambda h: len(h.runs) > POLLS // 2, 60, "half of the polls")
+
+    # when the process is killed in the middle of the waiting
+    await scene.members[-1].kill()
+    await scene.start(scene.member("fire-0"))
+    await scene.until(lambda h: bool(h.runs) and h.runs[-1].outcome == "done", 60, "the last poll")
+
+    # then every poll was a first attempt
+    runs = of(scene, "p")
+    assert POLLS <= len(runs) <= POLLS + 1
+    assert {run.attempt for run in runs} == {1}
+    assert await scene.dead_letters() == []
+
+
+@pytest.mark.parametrize("shift", [-300.0, 300.0])
+async def test_a_clock_five_minutes_from_the_broker_s_changes_no_pause(
+    scene_of: MakeScene, shift: float
+) -> None:
+    # given a service whose clock is off against its broker's, and a record that fails twice
+    scene = await scene_of(clock_shift=shift, ladder=(4.0,) * 5)
+    await scene.start(scene.member("fire-0"))
+    await scene.publish(
+        scene.topics.ordered, [ThingChanged(thing="c", number=0, deed="fail", count=2)]
+    )
+    await scene.until(lambda h: "retry" in h.unfinished.values(), 20, "the first attempt failed")
+
+    await asyncio.sleep(1)
+
+    # when it is killed in its back-off
+    await scene.members[-1].kill()
+    await scene.start(scene.member("fire-0"))
+    await scene.until(lambda h: h.runs[-1].outcome == "done", 30, "the third attempt")
+
+    # then the pauses are those of a machine whose clock is right
+    runs = of(scene, "c")
+    assert [run.attempt for run in runs] == [1, 2, 3]
+    pauses = [later.began - (earlier.ended or 0) for earlier, later in itertools.pairwise(runs)]
+    assert all(4.0 <= pause < 8.0 for pause in pauses), pauses
+
+
+async def test_20000_waiting_keys_load_in_a_few_times_the_time_of_a_bare_read(
+    scene_of: MakeScene,
+) -> None:
+    # given 20,000 keys that wait, and a twin of the service that has none
+    scene, twin = await scene_of(), await scene_of()
+    await scene.start(scene.member("fire-0"))
+    await scene.publish(
+        scene.topics.ordered,
+        [
+            ThingChanged(thing=f"w{number}", number=0, deed="later", count=3600)
+            for number in range(WAITING)
+        ],
+    )
+    await scene.until(lambda h: len(h.unfinished) == WAITING, 120, "all wait")
+    assert await scene.members[-1].stop() == 0
+
+    # when both start, and a bare client reads what the one has to load
+    full, empty = scene.member("fire-0"), twin.member("fire-0")
+    await twin.start(empty)
+    bare = await bare_read(scene)
+    await scene.start(full)
+
+    # then loading takes a few times the bare read, and little memory
+    loading = taking_over(full) - taking_over(empty)
+    grown = (full.resident_bytes() - empty.resident_bytes()) / 2**20
+    print(  # noqa: T201 - the figures
+        f"\n{WAITING} waiting keys: loaded in {loading:.2f} s, bare read {bare:.2f} s, "
+        f"{loading / bare:.1f} times; {grown:.1f} MiB"
+    )
+    assert await scene.metric(full, "bitbylaw_schedule_entries") == WAITING
+    assert loading < TIMES_BARE * bare
+    assert grown < 128
+
+
+async def bare_read(scene: Scene) -> float:
+    """Return how long a bare client takes to read the schedule and base topics to their ends."""
+    loop = asyncio.get_running_loop()
+    names = (topics.schedule(scene.setup.name).name, topics.base(scene.setup.name).name)
+    places = [TopicPartition(name, number) for name in names for number in range(PARTITIONS)]
+    began, count = loop.time(), 0
+    consumer = AIOKafkaConsumer(
+        **scene.connect,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        max_partition_fetch_bytes=4 * topics.MIB,
+    )
+    await consumer.start()
+    try:
+        consumer.assign(places)
+        async with asyncio.timeout(60):
+            while count < WAITING:
+                batches = await consumer.getmany(timeout_ms=1000)
+                count += sum(len(records) for records in batches.values())
+        return loop.time() - began
+    finally:
+        await consumer.stop()
+
+
+def taking_over(member: Member) -> float:
+    """Return the seconds from the open port to the partitions taken over, by the log."""
+    serving = member.said("serving")[0]["time"]
+    taken = member.said("partitions taken over")[0]["time"]
+    return (_instant(taken) - _instant(serving)).total_seconds()
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(re.sub("Z$", "+00:00", text))

@@ -38,7 +38,7 @@ def test_the_oldest_unfinished_record_holds_the_watermark_and_the_metadata_tells
     offsets.finished(7)
     commit = committed(offsets)
     assert (commit.offset, offsets.unfinished, offsets.oldest) == (5, 2, 5)
-    assert decoded(commit) == (9, (5, 8))
+    assert decoded(commit) == (8, (5,))
 
     offsets.finished(5)
     assert decoded(committed(offsets)) is None
@@ -176,6 +176,18 @@ def test_what_cannot_be_said_in_the_metadata_runs_again_and_is_never_lost() -> N
 
     again = set(taken(Offsets.restored(commit), *range(200_000)))
     assert again >= set(range(200_000)) - done
+
+
+def test_what_only_waits_takes_no_room_in_the_metadata() -> None:
+    offsets = Offsets()
+    taken(offsets, *range(1_000_000, 1_010_000))
+    for offset in range(1_000_001, 1_000_065):
+        offsets.finished(offset)
+    commit = committed(offsets)
+    assert len(commit.metadata) < 60
+    assert not offsets.crowded
+    again = taken(Offsets.restored(commit), *range(1_000_000, 1_010_000))
+    assert again == [1_000_000, *range(1_000_065, 1_010_000)]
 
 
 @pytest.mark.parametrize("seed", range(300))

@@ -7,6 +7,8 @@ operation) or the words listed beside the metric. Never an id, never a value of 
 import platform
 import re
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -188,6 +190,26 @@ def outside_request(system: str, operation: str, status: str, seconds: float) ->
         system, operation, status if status in _STATUS_CLASSES else "none"
     ).inc()
     OUTSIDE_SECONDS.labels(system, operation).observe(seconds)
+
+
+class RunSeries(NamedTuple):
+    """The series that every run of a step moves, looked up once."""
+
+    runs: Counter
+    seconds: Histogram
+    journals: Counter
+    success_at: Gauge
+
+
+@lru_cache(maxsize=1024)
+def run_series(service: str, step: str, outcome: str) -> RunSeries:
+    """Return the series of a step's runs that end in `outcome`."""
+    return RunSeries(
+        STEP_RUNS.labels(service, step, outcome),
+        STEP_SECONDS.labels(service, step),
+        JOURNAL_RECORDS.labels(service, "end"),
+        STEP_SUCCESS_AT.labels(service, step),
+    )
 
 
 def status_class(status: int | None) -> str:

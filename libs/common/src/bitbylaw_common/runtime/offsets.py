@@ -49,6 +49,7 @@ class Offsets:
     _finished: set[int] = field(default_factory=set)
     _next: int | None = None
     _end: int = -1
+    _last: int = -1  # the highest that is finished
     _owed: frozenset[int] = frozenset()
     _owed_end: int = -1
     _acknowledged: Commit | None = None
@@ -74,11 +75,12 @@ class Offsets:
         """Return the state as a new owner would find it, had everything been committed now."""
         if self._next is None:
             return Offsets()
+        end = self._known
         return Offsets(
             _next=self._next,
             _end=self._next - 1,
-            _owed=frozenset(self._behind()),
-            _owed_end=max(self._owed_end, self._end + 1),
+            _owed=frozenset(self._behind(end)),
+            _owed_end=end,
             _acknowledged=self._acknowledged,
         )
 
@@ -103,7 +105,7 @@ class Offsets:
             return False
         if offset < self._owed_end and offset not in self._owed:
             # Finished under an earlier owner. With nothing open before it the watermark moves on.
-            self._end = offset
+            self._end = self._last = offset
             if not self._open:
                 self._next = offset + 1
             return False
@@ -118,6 +120,7 @@ class Offsets:
         if not self._open or offset < self._open[0]:
             return
         self._finished.add(offset)
+        self._last = max(self._last, offset)
         while self._open and self._open[0] in self._finished:
             self._finished.discard(self._open.popleft())
         # With nothing open, everything delivered is finished, also what an earlier owner finished.
@@ -136,18 +139,27 @@ class Offsets:
         """Note that the broker acknowledged this commit."""
         self._acknowledged = commit
 
-    def _behind(self) -> Iterator[int]:
-        """Yield, rising, what is known of and not finished."""
-        yield from (offset for offset in self._open if offset not in self._finished)
-        yield from sorted(offset for offset in self._owed if offset > self._end)
+    @property
+    def _known(self) -> int:
+        """The end of what a commit must tell of: behind the last finished one nothing is finished."""
+        return max(self._last + 1, self._owed_end)
+
+    def _behind(self, end: int) -> Iterator[int]:
+        """Yield, rising, what is not finished of the offsets before `end`."""
+        for offset in self._open:
+            if offset >= end:
+                return
+            if offset not in self._finished:
+                yield offset
+        yield from sorted(offset for offset in self._owed if self._end < offset < end)
 
     def _metadata(self) -> str:
-        end = max(self._end + 1, self._owed_end)
+        end = self._known
         first = self._next or 0
         self.crowded = False
         if end <= first:
             return ""
-        owed = list(self._behind())
+        owed = list(self._behind(end))
         if len(owed) == end - first:
             return ""
         text = encoded(first, end, owed)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
+from pydantic_core import to_json
+
 from bitbylaw_common import metrics, spans, topics, tracing
 from bitbylaw_common.circuits import working_on
 from bitbylaw_common.errors import (
@@ -232,43 +234,48 @@ class Run(Generic[D]):
     ) -> Outgoing:
         """Return the journal's record of this run, as it stands now."""
         item = self.work.item
-        # Made of our own values for every run: checking them again costs more than writing them.
-        entry = JournalEntry.model_construct(
-            phase=phase,
-            service=self.desk.app.name,
-            step=self.work.key.step,
-            entity=self.work.key.entity,
-            entity_id=self.work.key.entity_id,
-            run_id=self.run_id,
-            event_id=item.envelope.event_id,
-            event_type=item.topic,
-            action=getattr(item.event, "action", ""),
-            trace_id=self.trace.trace_id,
-            code_version=self.desk.options.code_version,
-            worker=self.desk.options.instance,
-            attempt=self.chain.attempt + 1,
-            answers=self.work.answers,
-            began=self.began,
-            ended=None if verdict is None else self.now(),
-            outcome=None if verdict is None else verdict.name,
-            summary="" if verdict is None else verdict.summary[:WORDS_KEPT],
-            error="" if verdict is None else verdict.error,
-            rule=self.facts.rule,
-            reason=self._reason[:WORDS_KEPT],
-            saw=self.facts.seen,
-            effects=tuple(self.facts.effects),
-            due=due,
-            instant=None if self.begun is None or self.begun.tick.manual else self.begun.tick.due,
-            origin=self.origin,
-        )
-        value = entry.model_dump_json(exclude_none=True).encode()
+        # Written for every run, from our own values: through the model it costs four times as much.
+        fields = {
+            "phase": phase,
+            "service": self.desk.app.name,
+            "step": self.work.key.step,
+            "entity": self.work.key.entity,
+            "entity_id": self.work.key.entity_id,
+            "run_id": self.run_id,
+            "event_id": item.envelope.event_id,
+            "event_type": item.topic,
+            "action": getattr(item.event, "action", ""),
+            "trace_id": self.trace.trace_id,
+            "code_version": self.desk.options.code_version,
+            "worker": self.desk.options.instance,
+            "attempt": self.chain.attempt + 1,
+            "answers": self.work.answers,
+            "began": self.began,
+            "rule": self.facts.rule,
+            "reason": self._reason[:WORDS_KEPT],
+            "saw": self.facts.seen,
+            "effects": self.facts.effects,
+            "origin": self.origin,
+        }
+        if verdict is not None:
+            fields["ended"] = self.now()
+            fields["outcome"] = verdict.name
+            fields["summary"] = verdict.summary[:WORDS_KEPT]
+            fields["error"] = verdict.error
+        if due is not None:
+            fields["due"] = due
+        if self.begun is not None and not self.begun.tick.manual:
+            fields["instant"] = self.begun.tick.due
+        value = to_json(fields)
         if len(value) > JOURNAL_BYTES:
             # Cut rather than lost: Kafka would refuse it, at every try.
             metrics.JOURNAL_CUT.labels(self.desk.app.name).inc()
-            value = cut(entry).model_dump_json(exclude_none=True).encode()
+            whole = JournalEntry.model_validate_json(value)
+            value = cut(whole).model_dump_json(exclude_none=True).encode()
+        key = f"{self.work.key.entity}:{self.work.key.entity_id}".encode()
         return Outgoing(
             topics.JOURNAL.name,
-            entry.key,
+            key,
             value,
             {"traceparent": self.trace.header},
             self.partition.number,
@@ -540,10 +547,10 @@ class Pipeline(Generic[D]):
 
     def _count(self, step: Step[Any, Any, D], run: Run[D], verdict: Verdict, now: datetime) -> None:
         service = self.desk.app.name
-        seconds = (now - run.began).total_seconds()
-        metrics.STEP_RUNS.labels(service, step.name, verdict.name).inc()
-        metrics.STEP_SECONDS.labels(service, step.name).observe(seconds)
-        metrics.JOURNAL_RECORDS.labels(service, "end").inc()
+        series = metrics.run_series(service, step.name, verdict.name)
+        series.runs.inc()
+        series.seconds.observe((now - run.began).total_seconds())
+        series.journals.inc()
         if run.begun is not None and run.begun.missed is not None:
             metrics.CRON_MISSED.labels(service, step.name).inc(run.begun.missed.count)
         if run.work.answers > 1:
@@ -554,7 +561,7 @@ class Pipeline(Generic[D]):
         health = self.desk.health[step.name]
         if verdict.name in ("done", "skipped"):
             health.last_success = now
-            metrics.STEP_SUCCESS_AT.labels(service, step.name).set(now.timestamp())
+            series.success_at.set(now.timestamp())
         elif verdict.name != "wait":
             health.last_failure = now
         if verdict.death is not None:

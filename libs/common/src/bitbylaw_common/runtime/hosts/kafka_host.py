@@ -88,6 +88,7 @@ class KafkaHost(Generic[D]):
         self._instance = instance
         self._refusals: deque[float] = deque(maxlen=2)
         self._retaking: asyncio.Task[None] | None = None
+        self._committing: asyncio.Task[None] | None = None
         self._moved = clock.monotonic()
         self._behind: dict[Place, tuple[int, float]] = {}
         self._joined = asyncio.Event()
@@ -127,11 +128,13 @@ class KafkaHost(Generic[D]):
             while not stopping.is_set():
                 await self._round()
                 if self._clock.monotonic() - committed >= COMMIT_SECONDS:
-                    await self._commit()
                     committed = self._clock.monotonic()
+                    if self._committing is None or self._committing.done():
+                        # Beside the loop: what arrives meanwhile need not wait for the broker.
+                        self._committing = asyncio.create_task(self._commit())
             await self._stop_retaking()
             await self.worker.stop(drain_seconds=self.drain_seconds)
-            await self._commit()
+            await self._last_commit()
         finally:
             if watching is not None:
                 watching.cancel()
@@ -211,6 +214,12 @@ class KafkaHost(Generic[D]):
         self.worker.committed(commits)
         if commits:
             metrics.COMMITS.labels(self._app.name, "done").inc()
+
+    async def _last_commit(self) -> None:
+        """Commit after the commit that may be under way, so that the older one cannot come last."""
+        if self._committing is not None:
+            await asyncio.wait({self._committing}, timeout=10)
+        await self._commit()
 
     # Ownership --------------------------------------------------------------------------------
 
@@ -297,7 +306,7 @@ class KafkaHost(Generic[D]):
             self.worker.forget(numbers)
             return
         await self.worker.revoke(numbers, drain_seconds=self.drain_seconds)
-        await self._commit()
+        await self._last_commit()
         self.worker.forget(numbers)
         await self.worker.released()
         self._logger.info("partitions given up", partitions=sorted(numbers))

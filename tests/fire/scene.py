@@ -33,6 +33,9 @@ COMMIT_MARGIN_SECONDS = 5.0
 """From an outcome in the journal to a commit that carries it: a commit goes each half second, but
 the process may learn that Kafka took the journal only just before it would give it up, at 4 s."""
 
+OUTAGE_MARGIN_SECONDS = 20.0
+"""After an outage of the broker: give up after 4 s, pause up to 5 s, connect, write again."""
+
 SESSION_SECONDS = 6.0
 """The shortest that a service takes."""
 
@@ -169,6 +172,7 @@ class Scene:
         self.members: list[Member] = []
         self.published: dict[tuple[str, str], dict[int, Position]] = defaultdict(dict)
         self.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))
+        self.outages: list[tuple[float, float]] = []
         self._asked: dict[tuple[str, str], float] = {}
         self._clock = SystemClock()
 
@@ -347,6 +351,21 @@ class Scene:
                 found[entry.run_id] = record.time.timestamp()
         return found
 
+    def now(self) -> float:
+        """Return the clock of the machine, which is the broker's too, in seconds."""
+        return self._clock.now().timestamp()
+
+    def _learnt(self, stored: float) -> float:
+        """Return when a process learnt at the latest that Kafka has a record stored at `stored`.
+
+        What is stored while the broker goes away may be acknowledged to nobody: the process writes
+        it again once the broker is back, after the pauses of its producer.
+        """
+        for down, back in self.outages:
+            if down - 1 <= stored <= back + 1:
+                return back + OUTAGE_MARGIN_SECONDS
+        return stored
+
     async def waiting(self) -> list[ScheduleEntry]:
         """Return what lies in the schedule topic, ticks apart."""
         latest: dict[bytes | None, bytes | None] = {}
@@ -383,7 +402,7 @@ class Scene:
                 covered.append(_told(earlier, later, position, f"commit {commit}"))
             elif ended is None:
                 unfinished += 1
-            elif commit is None or commit.at < ended + COMMIT_MARGIN_SECONDS:
+            elif commit is None or commit.at < self._learnt(ended) + COMMIT_MARGIN_SECONDS:
                 uncommitted += 1
             else:
                 forgotten.append(_told(earlier, later, position, f"ended {ended:.3f}, {commit}"))

@@ -65,9 +65,11 @@ class Storm:
         crash = self.random.random() < 0.5
         kafka = self.scene.stack.kafka
         self._tell("the broker crashes" if crash else "the broker stops")
+        down = self.scene.now()
         await (kafka.kill() if crash else kafka.stop())
         await asyncio.sleep(self.random.uniform(0, 3))
         await kafka.start()
+        self.scene.outages.append((down, self.scene.now()))
         self._tell("the broker is back")
 
     async def replace(self) -> None:

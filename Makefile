@@ -8,12 +8,13 @@ MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := .venv-bench
 STAMP := $(VENV)/.installed
 PROJECTS := $(wildcard libs/*/pyproject.toml services/*/pyproject.toml tools/*/pyproject.toml)
-CODE := libs services tools tests .ci
+CODE := libs services tools tests benchmarks .ci
 ARGS ?=
 
-.PHONY: help up demo test check lock clean install needs fetch \
+.PHONY: help up demo test fire bench check lock clean install needs fetch \
 	check-format check-lint check-types check-imports check-locks check-tests
 
 help: ## Show what can be made
@@ -30,7 +31,17 @@ demo: needs ## Show what it does, in a few minutes (ARGS="..." go to bbl demo)
 test: needs ## Run all tests
 	@$(MAKE) fetch
 	$(BIN)/pytest -q -n 2 -m "not kafka" --durations=5 $(ARGS)
-	$(BIN)/pytest -m kafka --durations=5 $(ARGS)
+	$(BIN)/pytest -m kafka --ignore=tests/fire --durations=5 $(ARGS)
+	$(BIN)/pytest -m kafka tests/fire --records 1500 --durations=5 $(ARGS)
+
+fire: needs ## Kill, freeze and cut off processes at full size (ARGS="--seeds 10 --records 100000")
+	@$(MAKE) fetch
+	$(BIN)/pytest -s tests/fire $(ARGS)
+
+bench: needs ## Measure the runtime beside its references (ARGS="lanes --repeats 5"; none: all rows)
+	@$(MAKE) fetch
+	@$(MAKE) $(BENCH)/.installed || echo "The peers of $(BENCH) are left out, and the plot"
+	@exec $(BIN)/python -m benchmarks $(ARGS)
 
 check: $(STAMP) ## Formats, lint, types, imports, locks, unit and sim tests (below 90 s)
 	@$(MAKE) -j 2 -k --output-sync=target \
@@ -40,7 +51,7 @@ lock: $(STAMP) ## Write the lock files anew, keeping pins that still fit (ARGS=-
 	$(BIN)/python .ci/lock.py write $(ARGS)
 
 clean: ## Remove the environment, the caches and the local state; downloads stay
-	rm -rf $(VENV) .devstack .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(BENCH) .devstack .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find libs services tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- the parts of check; each prints only what it is about
@@ -100,4 +111,12 @@ $(STAMP): requirements.lock requirements-uv.lock $(PROJECTS)
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation \
 		$(foreach project,$(PROJECTS),-e $(dir $(project)))
+	@touch $@
+
+# The peers of the benchmarks and what draws the plot, apart from everything that is ours.
+$(BENCH)/.installed: benchmarks/requirements.lock | $(STAMP)
+	@echo "Installing what benchmarks/requirements.lock names"
+	@rm -rf $(BENCH)
+	@$(BIN)/uv venv --quiet --python $(BIN)/python $(BENCH)
+	@VIRTUAL_ENV=$(BENCH) $(BIN)/uv pip install --quiet --require-hashes -r benchmarks/requirements.lock
 	@touch $@

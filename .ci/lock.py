@@ -60,6 +60,8 @@ def locks() -> Iterator[Lock]:
             also=("hatchling",),
             within=WORK.path,
         )
+    # Apart from ours, because a peer wants older releases than we do.
+    yield Lock("benchmarks/requirements.lock", "benchmarks/pyproject.toml")
 
 
 def ours() -> dict[str, dict[str, object]]:

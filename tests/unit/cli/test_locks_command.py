@@ -194,6 +194,7 @@ def test_a_redis_that_is_away_is_said_in_one_line(bbl: Bbl) -> None:
     bbl.book = Away()
     answer = bbl()
     assert answer.exit_code == Exit.UNREACHABLE
-    assert answer.stderr == (
-        "redis did not answer to list_locks: ConnectionError; `bbl doctor` says what is reachable\n"
-    )
+    assert answer.stderr.startswith("Redis does not answer at ")
+    assert "list_locks: ConnectionError" in answer.stderr
+    assert "`bbl doctor`" in answer.stderr
+    assert answer.stderr.count("\n") == 1

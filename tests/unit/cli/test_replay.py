@@ -106,10 +106,13 @@ def replayed(bbl: Bbl, *words: str) -> Replay:
     return Replay.model_validate_json(answer.stdout, strict=True)
 
 
-def ran(bbl: Bbl, entity_id: str, outcome: str, *, origin: str = "", began: datetime) -> None:
+def ran(
+    bbl: Bbl, entity_id: str, outcome: str, *, origin: str = "", began: datetime, answers: int = 2
+) -> None:
     run = JournalEntry(
         phase="end", service=SERVICE, step=STEP, entity="document", entity_id=entity_id,
         run_id="r", event_id="e", began=began, ended=began, outcome=outcome, origin=origin,
+        answers=answers,
     )  # fmt: skip
     number = codec.partition_of(entity_id.encode())
     bbl.shelf.append(
@@ -474,6 +477,20 @@ def test_one_run_answers_every_request_of_its_record_before_it(bbl: Bbl) -> None
     ran(bbl, "d1", "done", began=NOW, origin=f"{REQUESTS}:{home}:1")
     (found,) = replays(bbl)
     assert (found.done, found.outcomes) == (2, {"done": 2})
+
+
+def test_the_last_attempt_of_a_request_tells_its_outcome_and_no_other_run_does(bbl: Bbl) -> None:
+    put(bbl, "d1", "d1")
+    replayed(bbl, "--yes")
+    home, now = codec.partition_of(b"d1"), bbl.shelf.clock.now()
+    # the same record's own event, worked on by itself, answers nothing that was asked for
+    ran(bbl, "d1", "done", began=now, origin=f"{TOPIC}:{home}:7", answers=1)
+    assert replays(bbl)[0].done == 0
+    ran(bbl, "d1", "retry", began=now, origin=f"{REQUESTS}:{home}:0")
+    ran(bbl, "d1", "done", began=now, origin=f"{REQUESTS}:{home}:0")
+    ran(bbl, "d1", "rejected", began=now, origin=f"{REQUESTS}:{home}:1")
+    (found,) = replays(bbl)
+    assert (found.done, found.outcomes) == (2, {"done": 1, "rejected": 1})
 
 
 def test_a_replay_that_stands_still_was_stopped(bbl: Bbl) -> None:

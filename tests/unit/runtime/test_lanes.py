@@ -61,14 +61,19 @@ def test_a_key_that_runs_does_not_start_again_until_it_ended() -> None:
     assert offsets(taken(lanes)) == [1]
 
 
-def test_a_key_with_much_to_do_queues_again_behind_the_others() -> None:
+def test_items_start_in_the_order_of_their_arrival_whatever_their_keys() -> None:
     lanes = Lanes()
     for number in range(3):
         lanes.add(key("hot"), item(number), coalesce=False)
     lanes.add(key("cold"), item(9), coalesce=False)
+    lanes.add(key("hot"), item(10), coalesce=False)
 
-    lanes.finish(taken(lanes).key)
-    assert taken(lanes).key == key("cold")
+    started = []
+    for _ in range(5):
+        work = taken(lanes)
+        started += offsets(work)
+        lanes.finish(work.key)
+    assert started == [0, 1, 2, 9, 10]
 
 
 def test_what_waits_is_answered_by_the_last_with_all_offsets_and_causes_and_only_its_size() -> None:

@@ -17,8 +17,10 @@ import aiohttp
 
 from bitbylaw_cli.connection import (
     STACK_FILE,
+    Environment,
     ProcessFacts,
     StackFile,
+    open_admin,
     process_environment,
     read_env_file,
 )
@@ -31,7 +33,6 @@ from bitbylaw_cli.simulated import Simulated, Told
 from bitbylaw_common import logs, topics
 from bitbylaw_common.clock import SystemClock
 from bitbylaw_common.errors import LogUnavailableError, SettingsError
-from bitbylaw_common.kafka.admin import admin
 from bitbylaw_common.kafka.log import KafkaLog
 from bitbylaw_common.runtime.app import App
 from bitbylaw_common.runtime.hosting import Hosting, hosting
@@ -311,7 +312,8 @@ class LocalSystem:
     async def _open_log(self, opened: AsyncExitStack) -> None:
         options = KafkaSettings.from_env(self.env).client_options()
         with self._stage("topics", "Making topics") as done:
-            async with admin(options) as kafka:
+            source = str(self.options.env_file or self.state_dir)
+            async with open_admin(Environment(self.env, source)) as kafka:
                 wanted = list(topics.catalogue())
                 if self._stack is None:
                     changes = await kafka.plan(wanted)

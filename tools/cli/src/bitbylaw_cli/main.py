@@ -1,10 +1,13 @@
 """The command `bbl`: one typer app over an explicit list of nouns."""
 
 import logging
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from bitbylaw_cli.commands import (
+    cron,
     demo,
     dlq,
     doctor,
@@ -15,12 +18,15 @@ from bitbylaw_cli.commands import (
     logs,
     pause,
     quarantine,
+    replay,
+    schema,
     tail,
     topics,
     up,
     waiting,
     why,
 )
+from bitbylaw_cli.output import CommandError, fail
 from bitbylaw_common.logs import configure
 
 COMMANDS = (
@@ -31,7 +37,9 @@ COMMANDS = (
     waiting,
     lag,
     pause,
+    cron,
     dlq,
+    replay,
     quarantine,
     locks,
     functions,
@@ -39,14 +47,27 @@ COMMANDS = (
     tail,
     logs,
     env,
+    schema,
 )
 """What `bbl --help` lists, in this order."""
+
+
+class _Telling(TyperGroup):
+    """Ends a command in one line also where it is refused before its work begins."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was typed."""
+        try:
+            return super().invoke(ctx)
+        except CommandError as refused:
+            fail(refused.exit, str(refused))
 
 
 def build() -> typer.Typer:
     """Return the command with everything it can do."""
     cli = typer.Typer(
         name="bbl",
+        cls=_Telling,
         help="BitByLaw for operators and developers: run it, look into it, put it right.",
         epilog="Exit codes: 0 all well, 1 a finding, 2 wrong usage or settings, "
         "3 a system cannot be reached, 4 refused.",

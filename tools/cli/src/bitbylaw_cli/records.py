@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +11,10 @@ from typing import Protocol
 from bitbylaw_cli.output import CommandError, Exit
 from bitbylaw_common.kafka.codec import partition_of
 from bitbylaw_common.runtime.ports import Record
-from bitbylaw_common.topics import CONSUMERS, PARTITIONS
+from bitbylaw_common.topics import CONSUMERS, PARTITIONS, catalogue
+
+OWNERS = frozenset(topic.owner for topic in catalogue())
+"""Whoever answers for a topic: every service, whether it ran here or not."""
 
 _ENTITY_KEY = re.compile(r"[a-z_]+:(?!:)(.+)")
 
@@ -62,13 +65,26 @@ def consumer(service: str) -> str:
     Raises:
         CommandError: it is none; the text names the nearest.
     """
-    if service in CONSUMERS:
-        return service
-    near = difflib.get_close_matches(service, CONSUMERS, n=1, cutoff=0.0)
+    return one_of(service, CONSUMERS, "consuming service")
+
+
+def one_of(name: str, known: Collection[str], what: str) -> str:
+    """Return `name` if it is one of those.
+
+    Args:
+        known: at least one name.
+        what: of what they are the names, as in "no service is called so".
+
+    Raises:
+        CommandError: it is none; the text names the nearest.
+    """
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
     raise CommandError(
         Exit.USAGE,
-        f"no consuming service is called {service!r}; the nearest is {near[0]!r} "
-        f"(there are: {', '.join(CONSUMERS)})",
+        f"no {what} is called {name!r}; the nearest is {near[0]!r} "
+        f"(there are: {', '.join(sorted(known))})",
     )
 
 

@@ -105,7 +105,7 @@ class ReplayStand(BaseModel):
         count: records that it was to send.
         sent: requests that are stored.
         done: of these, how many a run answered, however it ended.
-        outcomes: of these, by the last outcome of their record since: `done`, `retry`, ...
+        outcomes: of these, by how their last attempt ended: `done`, `retry`, ...
         began, last_sent: when the broker stored its first and its last request.
         reached: where the record of the last request lies.
         cancelled, cancelled_by: since when nothing more of it runs, and by whom.
@@ -558,18 +558,26 @@ def _stand(
 
 
 def _answer(record: Record, asked: RunRequested, service: str, runs: _Runs) -> str | None:
-    """Return how the last run that answers a request ended; None while none does.
+    """Return how the runs that answer a request ended, the last attempt; None while none did."""
+    of_record = runs.get((service, _step_of(asked), asked.subject), ())
+    first = next((entry for entry in of_record if _answers(entry, record)), None)
+    if first is None:
+        return None
+    # a next attempt has the origin of the first
+    last = next(entry for entry in reversed(of_record) if entry.origin == first.origin)
+    return last.outcome or "unknown"
 
-    A run answers the request it names, those of its record before that, and everything that was
-    stored before it began.
+
+def _answers(entry: JournalEntry, record: Record) -> bool:
+    """Say whether a run answers a request for its record.
+
+    It does when it is the request's own, or that of a later one: those of a record run in their
+    order. One that came otherwise does when it answered several at once and began afterwards.
     """
-    partition = f"{record.topic}:{record.partition}"
-    for entry in reversed(runs.get((service, _step_of(asked), asked.subject), ())):
-        origin, _, offset = entry.origin.rpartition(":")
-        reached = origin == partition and offset.isdigit() and int(offset) >= record.offset
-        if reached or (record.time is not None and entry.began >= record.time):
-            return entry.outcome or "unknown"
-    return None
+    partition, _, offset = entry.origin.rpartition(":")
+    if partition == f"{record.topic}:{record.partition}" and offset.isdigit():
+        return int(offset) >= record.offset
+    return entry.answers > 1 and record.time is not None and entry.began >= record.time
 
 
 def _step_of(asked: RunRequested) -> str:

@@ -1,5 +1,6 @@
 """Lanes: at most one run per key at once, keys in fair order of arrival (pure)."""
 
+import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -78,6 +79,7 @@ LINKS_KEPT = 32
 class _Lane:
     coalesce: bool
     waiting: deque[Item] = field(default_factory=deque)
+    serials: deque[int] = field(default_factory=deque)
     positions: list[Position] = field(default_factory=list)
     causes: set[Cause] = field(default_factory=set)
     links: deque[str] = field(default_factory=lambda: deque(maxlen=LINKS_KEPT))
@@ -91,6 +93,7 @@ class _Lane:
         """Forget what waits; return how many items that were."""
         dropped = self.answers if self.coalesce else len(self.waiting)
         self.waiting.clear()
+        self.serials.clear()
         self.links.clear()
         self.positions, self.causes, self.answers, self.size = [], set(), 0, 0
         return dropped
@@ -101,9 +104,10 @@ class Lanes:
 
     def __init__(self) -> None:
         self._lanes: dict[LaneKey, _Lane] = {}
-        # A queue for each step, because a step that may not start must not hold up another; the
-        # numbers keep the order of arrival between them.
-        self._ready: dict[str, deque[tuple[int, LaneKey]]] = {}
+        # Heaps by the arrival of what waits longest for a key: a key with many items waits no longer
+        # between two of them than others do. One for each step, because a step that may not start
+        # must not hold up another.
+        self._ready: dict[str, list[tuple[int, LaneKey]]] = {}
         self._runs: dict[str, int] = {}
         self._serial = 0
         self.waiting = 0
@@ -151,15 +155,22 @@ class Lanes:
                 if trace := lane.waiting[-1].envelope.traceparent:
                     lane.links.append(trace)
                 lane.waiting.clear()
+            else:
+                lane.serials.append(self._serial)
             if item.position is not None:
                 lane.positions.append(item.position)
             lane.causes.add(item.cause)
             lane.answers += 1
             lane.size = item.size
-        if item.due is not None and not coalesce:
+        if coalesce:
+            lane.waiting.append(item)
+        elif item.due is not None:
             lane.waiting.appendleft(item)
+            lane.serials.appendleft(lane.serials[0] if lane.serials else self._serial)
         else:
             lane.waiting.append(item)
+            lane.serials.append(self._serial)
+        self._serial += 1
         lane.held = held
         self.waiting += 1
         self._queue(key, lane)
@@ -171,7 +182,7 @@ class Lanes:
         Args:
             room: how many runs of a step may be under way at once; None for no limit.
         """
-        first: deque[tuple[int, LaneKey]] | None = None
+        first: list[tuple[int, LaneKey]] | None = None
         for step, keys in self._ready.items():
             if not keys or (first is not None and first[0][0] < keys[0][0]):
                 continue
@@ -180,10 +191,11 @@ class Lanes:
                 first = keys
         if first is None:
             return None
-        _, key = first.popleft()
+        _, key = heapq.heappop(first)
         lane = self._lanes[key]
         lane.queued, lane.running = False, True
         item = lane.waiting.popleft()
+        lane.serials.popleft()
         if lane.coalesce:
             work = Work(
                 key,
@@ -204,7 +216,7 @@ class Lanes:
         return work
 
     def finish(self, key: LaneKey, *, held: bool = False) -> None:
-        """Note that the key's run ended; if more waits, it queues again behind the others.
+        """Note that the key's run ended; if more waits, it queues again by when that arrived.
 
         Args:
             held: see `add`.
@@ -235,16 +247,13 @@ class Lanes:
             if not lane.running:
                 del self._lanes[key]
         for step, keys in self._ready.items():
-            self._ready[step] = deque(
-                (serial, key)
-                for serial, key in keys
-                if key in self._lanes and self._lanes[key].queued
-            )
+            left = [(n, key) for n, key in keys if key in self._lanes and self._lanes[key].queued]
+            heapq.heapify(left)
+            self._ready[step] = left
         self.waiting -= dropped
         return dropped
 
     def _queue(self, key: LaneKey, lane: _Lane) -> None:
         if not lane.running and not lane.queued and not lane.held:
             lane.queued = True
-            self._serial += 1
-            self._ready.setdefault(key.step, deque()).append((self._serial, key))
+            heapq.heappush(self._ready.setdefault(key.step, []), (lane.serials[0], key))

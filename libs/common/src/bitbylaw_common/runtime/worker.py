@@ -59,7 +59,8 @@ Place = tuple[str, int]
 Entries = dict[bytes, tuple[int, ScheduleEntry]]
 """What lies in the schedule: by record key, with its partition."""
 
-JOURNALS_TOGETHER = 500
+JOURNALS_TOGETHER = 256
+"""At most so many runs are ahead of their journal: a kill makes them again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -637,6 +638,7 @@ class Worker(Generic[D]):
             not self._stopping
             and not self._desk.holding
             and self._lease()
+            and len(self._closing) < JOURNALS_TOGETHER
             and len(self._running) < self._desk.options.concurrency
             and (work := self._lanes.take(self._room)) is not None
         ):
@@ -718,7 +720,7 @@ class Worker(Generic[D]):
             for part, work, closing in batch:
                 closing.then()
                 _finish(part, work)
-        self._settle()
+            self._pump()
 
     def _recorded(self, recording: asyncio.Task[None]) -> None:
         if not recording.cancelled() and (broken := recording.exception()) is not None:

@@ -10,6 +10,8 @@ from rich.text import Text
 from bitbylaw_cli.connection import EnvFile, environment
 from bitbylaw_cli.environment_names import Names, example, names_of
 from bitbylaw_cli.output import AsJson, Exit, guarded, show, table
+from bitbylaw_cli.records import one_of
+from bitbylaw_common.settings import ENV
 
 
 def register(cli: typer.Typer) -> None:
@@ -36,6 +38,8 @@ def env(
     if as_example:
         print(example(), end="")
         return
+    if group is not None:
+        guarded(lambda: one_of(group, {row.group for row in ENV}, "group of names"))
     source = guarded(lambda: environment(env_file))
     everything = names_of(source.values, source.source)
     chosen = tuple(

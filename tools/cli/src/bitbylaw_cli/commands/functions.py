@@ -12,6 +12,7 @@ from bitbylaw_cli.connection import EnvFile, environment
 from bitbylaw_cli.fleet_functions import Functions
 from bitbylaw_cli.fleet_functions import functions as fleet_functions
 from bitbylaw_cli.output import AsJson, guarded, run, show, table
+from bitbylaw_cli.records import one_of
 from bitbylaw_common.runtime.control import FunctionInfo
 
 
@@ -34,6 +35,9 @@ def functions(
     meant = guarded(lambda: environment(env))
     found = run(fleet_functions(meant, url))
     if service is not None:
+        declared = {info.service for info in found.functions}
+        if declared:  # without any the table says what to do
+            guarded(lambda: one_of(service, declared, "service that declared functions"))
         chosen = tuple(info for info in found.functions if info.service == service)
         found = Functions(found.source, chosen)
     show(found, json=json, render=_words)

@@ -1,8 +1,10 @@
 """`bbl locks`: which records are worked on, by whom, and how to free one whose holder is gone."""
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import RenderableType
@@ -10,7 +12,9 @@ from rich.console import RenderableType
 from bitbylaw_cli.connection import EnvFile, Environment, environment
 from bitbylaw_cli.output import (
     AsJson,
+    CommandError,
     Confirmed,
+    Exit,
     PlanOnly,
     guarded,
     may_write,
@@ -21,7 +25,8 @@ from bitbylaw_cli.output import (
 from bitbylaw_cli.record_locks import LockList, RecordLock, Release, held_locks, release
 from bitbylaw_cli.records import instant, relative
 from bitbylaw_common.clock import SystemClock
-from bitbylaw_common.locks import lock_book
+from bitbylaw_common.errors import Transient
+from bitbylaw_common.locks import LockBook, lock_book
 from bitbylaw_common.settings import RedisSettings
 
 _COLUMNS = ("record", "service", "process", "taken", "", "frees itself", "holder")
@@ -74,15 +79,37 @@ def release_lock(
     show(result, json=json, render=_rendered_release)
 
 
+@asynccontextmanager
+async def _opened(env: Environment) -> AsyncIterator[LockBook]:
+    """Open the locks for the block.
+
+    Raises:
+        SettingsError: the environment does not say how to reach Redis.
+        CommandError: it does not answer.
+    """
+    settings = RedisSettings.from_env(env.values)
+    address = urlsplit(settings.connection_url(0).get_secret_value())  # shown without the login
+    try:
+        async with lock_book(settings) as book:
+            yield book
+    except Transient as down:
+        raise CommandError(
+            Exit.UNREACHABLE,
+            f"Redis does not answer at {address.hostname}:{address.port or 6379} (from "
+            f"{env.source}; {down}): correct REDIS_URL or REDIS_HOST, or start it; `bbl doctor` "
+            "tells more",
+        ) from None
+
+
 async def _listed(env: Environment) -> LockList:
-    async with lock_book(RedisSettings.from_env(env.values)) as book:
+    async with _opened(env) as book:
         return await held_locks(book)
 
 
 async def _released(
     env: Environment, entity: str, entity_id: str, *, write: bool, force: bool
 ) -> Release:
-    async with lock_book(RedisSettings.from_env(env.values)) as book:
+    async with _opened(env) as book:
         return await release(book, entity, entity_id, write=write, force=force)
 
 

@@ -9,8 +9,9 @@ import typer
 from rich.console import RenderableType
 
 from bitbylaw_cli.connection import STATE_DIR, running_stack
-from bitbylaw_cli.log_lines import Filter, LogLine, follow, read, worded
+from bitbylaw_cli.log_lines import BACKENDS, Filter, LogLine, follow, read, worded
 from bitbylaw_cli.output import AsJson, CommandError, Exit, as_json, flush, guarded, out, run, show
+from bitbylaw_cli.records import OWNERS, one_of
 
 
 def register(cli: typer.Typer) -> None:
@@ -48,7 +49,7 @@ def logs(
     """
     wanted = Filter(service, level, grep)
     folder = guarded(lambda: folder_of(state))
-    lines = guarded(lambda: read(folder, wanted))[-count if count else 0 :]
+    lines = guarded(lambda: _lines(folder, wanted))[-count if count else 0 :]
     if not following:
         show(lines, json=json, render=_words)
         return
@@ -56,6 +57,16 @@ def logs(
         _print(line, json=json)
     with suppress(KeyboardInterrupt):
         run(_follow(folder, wanted, json=json))
+
+
+def _lines(folder: Path, wanted: Filter) -> list[LogLine]:
+    found = read(folder, wanted)
+    if not found and wanted.service is not None:
+        seen = {name for line in read(folder, Filter()) for name in line.service.split("+")}
+        files = {path.stem for path in folder.glob("*.log")}
+        # a service that is silent so far may write its first line later
+        one_of(wanted.service, seen | files | OWNERS | BACKENDS, "service or log")
+    return found
 
 
 def folder_of(state: Path | None) -> Path:

@@ -23,7 +23,7 @@ from bitbylaw_cli.output import (
     table,
 )
 from bitbylaw_cli.pausing import Change, Stand, StandList, pause, resume, standing
-from bitbylaw_cli.records import instant, relative
+from bitbylaw_cli.records import OWNERS, instant, one_of, relative
 from bitbylaw_common.clock import SystemClock
 
 _COLOURS = {"halted": "red", "paused": "yellow"}
@@ -129,7 +129,10 @@ async def _resume(env: Environment, service: str, step: str, *, write: bool) -> 
 
 async def _standing(env: Environment, service: str | None) -> StandList:
     async with open_log(env) as log:
-        return await standing(log, service)
+        found = await standing(log, service)
+    if service is not None and not found.entries:
+        one_of(service, OWNERS, "service")
+    return found
 
 
 def rendered(result: StandList, now: datetime) -> Iterable[RenderableType]:

@@ -75,7 +75,7 @@ def apply(
 
 def docs(json: AsJson = False) -> None:
     """Print docs/topics.md, or the catalogue as JSON. Asks no Kafka."""
-    print(as_json(topic_page.rows()) if json else topic_page.markdown(), end="")
+    print(as_json(topic_page.rows()) if json else topic_page.markdown().rstrip("\n"))
 
 
 async def _planned(env: Environment) -> TopicPlan:

@@ -1,0 +1,1 @@
+"""Benchmarks: what the runtime does, measured beside small honest references in one run."""

@@ -43,7 +43,10 @@ WORDS = ("espocrm", "update_entity")
             Retry("espocrm answered 418 to update_entity", "OutsideError"),
         ),
         (Invalid(*WORDS, status=400), Rejected("espocrm answered 400 to update_entity", "Invalid")),
-        (RateLimited(*WORDS), Wait("espocrm answered 429 to update_entity", RATE_LIMIT_PAUSE, imposed=True)),
+        (
+            RateLimited(*WORDS),
+            Wait("espocrm answered 429 to update_entity", RATE_LIMIT_PAUSE, imposed=True),
+        ),
         (
             RateLimited(*WORDS, retry_after=7 * MINUTE),
             Wait("espocrm answered 429 to update_entity", 7 * MINUTE, imposed=True),

@@ -13,7 +13,10 @@ _ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A copy of the project files and locks."""
-    for pattern in ("pyproject.toml", "*/*/pyproject.toml", "*.lock", "*/*/*.lock", ".ci/lock.py"):
+    for pattern in (
+        *("pyproject.toml", "*/pyproject.toml", "*/*/pyproject.toml"),
+        *("*.lock", "*/*.lock", "*/*/*.lock", ".ci/lock.py"),
+    ):
         for file in _ROOT.glob(pattern):
             target = tmp_path / file.relative_to(_ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)

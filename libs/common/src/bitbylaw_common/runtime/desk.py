@@ -14,6 +14,7 @@ from bitbylaw_common.runtime.app import App
 from bitbylaw_common.runtime.context import Emit, StepLogger
 from bitbylaw_common.runtime.offsets import Offsets
 from bitbylaw_common.runtime.ports import (
+    Appends,
     Gates,
     Locks,
     Log,
@@ -196,7 +197,7 @@ class Desk(Generic[D]):
 async def publish(
     emits: Sequence[Emit[Any]],
     *,
-    log: Log,
+    log: Appends,
     declared: Collection[str],
     service: str,
     now: datetime,

@@ -14,7 +14,7 @@ from bitbylaw_common.outcomes import Skipped
 from bitbylaw_common.runtime.app import App
 from bitbylaw_common.runtime.context import Context, Emit
 from bitbylaw_common.runtime.desk import publish
-from bitbylaw_common.runtime.ports import Log
+from bitbylaw_common.runtime.ports import Appends
 from bitbylaw_common.runtime.step import Step
 from bitbylaw_common.runtime.triggers import ApiRequest, ApiResponse
 
@@ -27,7 +27,12 @@ class _HttpRun:
     """The run of one request. It has no record, so no base, no attempts and no owner to lose."""
 
     def __init__(
-        self, app: App[Any], step: Step[Any, Any, Any], log: Log, clock: Clock, trace: tracing.Trace
+        self,
+        app: App[Any],
+        step: Step[Any, Any, Any],
+        log: Appends,
+        clock: Clock,
+        trace: tracing.Trace,
     ) -> None:
         self.facts = RunFacts()
         self._app = app
@@ -69,7 +74,9 @@ class _HttpRun:
         )
 
 
-def http_run(app: App[D], step: Step[Any, Any, D], deps: D, log: Log, clock: Clock) -> RunRequest:
+def http_run(
+    app: App[D], step: Step[Any, Any, D], deps: D, log: Appends, clock: Clock
+) -> RunRequest:
     """Return what runs `step` for one request.
 
     The answer's errors are the host's work: whatever the handler raises comes through.

@@ -93,16 +93,8 @@ class State(Protocol):
         ...
 
 
-class Log(Protocol):
-    """Kafka, as the runtime needs it."""
-
-    async def take_over(self, service: str, partition: int) -> State:
-        """Become the only writer of the partition's state; earlier ones are refused from now on.
-
-        Raises:
-            LogUnavailableError: Kafka did not agree in time.
-        """
-        ...
+class Appends(Protocol):
+    """What takes records; all that an HTTP request needs of Kafka."""
 
     async def append(self, records: Sequence[Outgoing]) -> list[Position]:
         """Append all and return once every one is acknowledged by all in-sync replicas.
@@ -110,6 +102,18 @@ class Log(Protocol):
         Raises:
             RecordRefused: one is too large; none was sent.
             LogUnavailableError: not acknowledged in time; each may or may not be stored.
+        """
+        ...
+
+
+class Log(Appends, Protocol):
+    """Kafka, as the runtime needs it."""
+
+    async def take_over(self, service: str, partition: int) -> State:
+        """Become the only writer of the partition's state; earlier ones are refused from now on.
+
+        Raises:
+            LogUnavailableError: Kafka did not agree in time.
         """
         ...
 

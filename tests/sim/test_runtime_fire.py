@@ -181,6 +181,8 @@ class World:
 
     def begins(self, name: str, event: ThingChanged, ctx: Context[Process]) -> Run:
         """Note that a run began, and judge whether it may."""
+        # No two runs begin at the same instant: by it their chains are told apart.
+        self.host.clock.move(1e-6)
         self._clock += 1
         run = Run(name, event.thing, event.number, ctx.attempt, ctx.deps, self._clock)
         self._name_processes()

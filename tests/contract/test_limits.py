@@ -4,26 +4,26 @@ import asyncio
 import json
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import structlog
 from redis.asyncio import Redis
 
 from bitbylaw_common import limits as limits_module
-from bitbylaw_common import logs, metrics
+from bitbylaw_common import metrics
 from bitbylaw_common.clock import SystemClock
 from bitbylaw_common.errors import HeldBack
 from bitbylaw_common.limits import Limits, Priority, Rate, RedisLimits, shared_limits
 from bitbylaw_common.settings import RedisSettings
 from bitbylaw_devstack import Stack
+from log_lines import captured
 
 pytestmark = pytest.mark.kafka
 
-Line = MutableMapping[str, Any]
+Line = dict[str, Any]
 
 PROCESS = """
 import asyncio, json, sys
@@ -80,10 +80,8 @@ def system() -> str:
 @pytest.fixture
 def warnings() -> Iterator[list[Line]]:
     """What is logged from info on."""
-    logs.configure("json", "info", sys.stderr)
-    with structlog.testing.capture_logs() as lines:
+    with captured() as lines:
         yield lines
-    logs.configure("json", "warning", sys.stderr)
 
 
 @asynccontextmanager
@@ -247,13 +245,13 @@ async def test_without_redis_each_process_keeps_the_rate_alone_and_says_so_once(
         assert spent >= 28 * rate.interval / 1_000_000, "the rate holds all the same"
         assert metrics.value("bitbylaw_rate_store_down_total", system=system) >= 30
         assert metrics.value("bitbylaw_redis_up") == 0
-        assert [line["log_level"] for line in warnings] == ["warning"]
+        assert [line["level"] for line in warnings] == ["warning"]
 
         async with asyncio.timeout(10):
             while not await redis_has(limits, redis, system):  # noqa: ASYNC110 - a start rings no bell
                 await asyncio.sleep(0.05)
     assert metrics.value("bitbylaw_redis_up") == 1
-    assert [line["log_level"] for line in warnings] == ["warning", "info"]
+    assert [line["level"] for line in warnings] == ["warning", "info"]
 
 
 async def redis_has(limits: Limits, redis: Redis, system: str) -> bool:

@@ -3,29 +3,28 @@
 import asyncio
 import os
 import signal
-import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
-import structlog
 from redis.asyncio import Redis
 
 from bitbylaw_common import locks as locks_module
-from bitbylaw_common import logs, metrics
+from bitbylaw_common import metrics
 from bitbylaw_common.clock import SystemClock
 from bitbylaw_common.errors import Transient
 from bitbylaw_common.locks import LockBook, NoLocks, RedisLocks, lock_book, redis_locks
 from bitbylaw_common.settings import RedisSettings
 from bitbylaw_devstack import Stack
+from log_lines import captured
 
 pytestmark = pytest.mark.kafka
 
 ANSWER_SECONDS = 0.3
 ENTITY = "document"
-Line = MutableMapping[str, Any]
+Line = dict[str, Any]
 
 
 @asynccontextmanager
@@ -52,10 +51,8 @@ def entity_id() -> str:
 @pytest.fixture
 def warnings() -> Iterator[list[Line]]:
     """What is logged from info on."""
-    logs.configure("json", "info", sys.stderr)
-    with structlog.testing.capture_logs() as lines:
+    with captured() as lines:
         yield lines
-    logs.configure("json", "warning", sys.stderr)
 
 
 def key(entity_id: str) -> str:
@@ -253,7 +250,7 @@ async def test_without_redis_every_run_goes_on_with_one_warning_and_is_counted(
             await stack.redis.start()
         assert without() - before == 50
         assert metrics.value("bitbylaw_redis_up") == 0
-        assert [line["log_level"] for line in warnings] == ["warning"]
+        assert [line["level"] for line in warnings] == ["warning"]
         assert warnings[0]["event"] == "Redis does not answer; work goes on without its locks"
         assert entity_id not in str(warnings)
 
@@ -262,7 +259,7 @@ async def test_without_redis_every_run_goes_on_with_one_warning_and_is_counted(
             while not await _really_held(locks, redis, entity_id):  # noqa: ASYNC110 - nor does a start
                 await asyncio.sleep(0.05)
     assert metrics.value("bitbylaw_redis_up") == 1
-    assert [line["log_level"] for line in warnings] == ["warning", "info"]
+    assert [line["level"] for line in warnings] == ["warning", "info"]
 
 
 async def _really_held(locks: RedisLocks, redis: Redis, entity_id: str) -> bool:
@@ -289,7 +286,7 @@ async def test_a_frozen_redis_slows_one_run_and_not_those_behind_it(
             others = loop.time() - began
     assert ANSWER_SECONDS * 0.9 < first < ANSWER_SECONDS * 4
     assert others < ANSWER_SECONDS
-    assert [line["log_level"] for line in warnings] == ["warning"]
+    assert [line["level"] for line in warnings] == ["warning"]
 
 
 @pytest.mark.parametrize("how", ["stopped", "frozen"])
@@ -311,7 +308,7 @@ async def test_a_run_whose_redis_goes_away_in_the_middle_ends_as_if_it_held_its_
                 while not warnings:  # noqa: ASYNC110 - nor does a log
                     await asyncio.sleep(0.01)
         assert metrics.value("bitbylaw_redis_up") == 0
-    assert [line["log_level"] for line in warnings] == ["warning"]
+    assert [line["level"] for line in warnings] == ["warning"]
 
 
 async def test_a_run_that_overlaps_an_outage_and_its_end_takes_no_lock_of_another(
@@ -355,7 +352,7 @@ async def test_a_run_is_told_once_when_another_took_its_lock(
         assert not await redis.exists(key(entity_id))
     assert times == 1
     assert metrics.value("bitbylaw_locks_lost_total", entity=ENTITY) - before == 1
-    assert [line["log_level"] for line in warnings] == ["warning"]
+    assert [line["level"] for line in warnings] == ["warning"]
     assert entity_id not in str(warnings)
 
 

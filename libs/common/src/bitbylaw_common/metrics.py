@@ -84,7 +84,7 @@ BYTES_IN_FLIGHT = _gauge("bitbylaw_records_in_flight_bytes", "Their size in memo
 PROGRESS_AT = _gauge("bitbylaw_consumer_progress_timestamp_seconds", "Last time the consumer moved", "service")
 # result: done failed refused (another member owns the partition)
 COMMITS = _counter("bitbylaw_commits_total", "Offset commits", "service", "result")
-# reason: refused (by the group) fenced (by another writer) lease (no heartbeat in time) unknown
+# reason: refused (by the group) unknown (a write, or the lease, was not certain; taken over anew)
 PARTITIONS_LOST = _counter("bitbylaw_partitions_lost_total", "Partitions lost without a rebalance", "service", "reason")
 # there is more to read, it may be read, and nothing is: at 40 s the process is unhealthy
 FETCH_STUCK_SECONDS = _gauge("bitbylaw_fetch_stuck_seconds", "For how long a partition was not read on", "service")

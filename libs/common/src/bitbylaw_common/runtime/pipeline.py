@@ -183,19 +183,19 @@ class Run(Generic[D]):
         )
 
     @property
-    def _base_key(self) -> bytes:
+    def _record_key(self) -> bytes:
         return f"{self.work.key.entity}:{self.work.key.entity_id}".encode()
 
     def base(self) -> bytes | None:
         """Return the record's base as it lies in the log."""
-        return self.partition.base.get(self._base_key)
+        return self.partition.base.get(self._record_key)
 
     async def write_base(self, value: bytes | None, *, intent: bool) -> None:
         """See `Context.intend` and `Context.agree`."""
         self.still_owner()
         base = Outgoing(
             self.desk.base_topic,
-            self._base_key,
+            self._record_key,
             value,
             {"traceparent": self.trace.header, codec.ORIGIN: self.origin},
             self.partition.number,
@@ -204,9 +204,9 @@ class Run(Generic[D]):
         if intent:
             metrics.JOURNAL_RECORDS.labels(self.desk.app.name, "intent").inc()
         if value is None:
-            self.partition.base.pop(self._base_key, None)
+            self.partition.base.pop(self._record_key, None)
         else:
-            self.partition.base[self._base_key] = value
+            self.partition.base[self._record_key] = value
 
     def base_unreadable(self, reason: str) -> None:
         """Count and log a base that counts as none."""
@@ -272,10 +272,9 @@ class Run(Generic[D]):
             metrics.JOURNAL_CUT.labels(self.desk.app.name).inc()
             whole = JournalEntry.model_validate_json(value)
             value = cut(whole).model_dump_json(exclude_none=True).encode()
-        key = f"{self.work.key.entity}:{self.work.key.entity_id}".encode()
         return Outgoing(
             topics.JOURNAL.name,
-            key,
+            self._record_key,
             value,
             {"traceparent": self.trace.header},
             self.partition.number,

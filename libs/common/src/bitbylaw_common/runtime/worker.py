@@ -341,6 +341,14 @@ class Worker(Generic[D]):
             self._failure.set_exception(reason)
         self._idle.set()
 
+    def rely_on(self, ended: asyncio.Task[None]) -> None:
+        """Take note of how a task ended that nobody awaits: what it raised breaks the worker.
+
+        A done callback for what runs beside the loop; it must not end in silence.
+        """
+        if not ended.cancelled() and (broken := ended.exception()) is not None:
+            self.fail(broken)
+
     def deliver(self, record: Record) -> None:
         """Take one record; its run starts when its key's turn comes."""
         part = self._partitions.get(record.partition)
@@ -654,8 +662,7 @@ class Worker(Generic[D]):
         self._meter.finished(took, len(ended.work.positions))
         coalesce = not key.step or self._desk.step(key.step).coalesce
         self._lanes.finish(key, held=self._waits_in_order(key, coalesce=coalesce))
-        if not task.cancelled() and (broken := task.exception()) is not None:
-            self.fail(broken)
+        self.rely_on(task)
         self._pump()
 
     def _settle(self) -> None:
@@ -706,7 +713,7 @@ class Worker(Generic[D]):
             self._closing.append((part, work, closing))
             if self._recording is None or self._recording.done():
                 self._recording = asyncio.create_task(self._record())
-                self._recording.add_done_callback(self._recorded)
+                self._recording.add_done_callback(self.rely_on)
 
     async def _record(self) -> None:
         """Write the journal of runs that left nothing else to write, many at once.
@@ -721,10 +728,6 @@ class Worker(Generic[D]):
                 closing.then()
                 _finish(part, work)
             self._pump()
-
-    def _recorded(self, recording: asyncio.Task[None]) -> None:
-        if not recording.cancelled() and (broken := recording.exception()) is not None:
-            self.fail(broken)
 
     async def _append_journals(self, batch: Sequence[tuple[Partition, Work, Closing]]) -> None:
         pause = 0.5

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, Generic, TypeVar
 
 from bitbylaw_common import metrics
@@ -124,14 +124,14 @@ class KafkaHost(Generic[D]):
         try:
             await self._consumer.start()
             committed = self._clock.monotonic()
-            watching = asyncio.create_task(self._watch())
+            watching = self._beside(self._watch())
             while not stopping.is_set():
                 await self._round()
                 if self._clock.monotonic() - committed >= COMMIT_SECONDS:
                     committed = self._clock.monotonic()
                     if self._committing is None or self._committing.done():
                         # Beside the loop: what arrives meanwhile need not wait for the broker.
-                        self._committing = asyncio.create_task(self._commit())
+                        self._committing = self._beside(self._commit())
             await self._stop_retaking()
             await self.worker.stop(drain_seconds=self.drain_seconds)
             await self._last_commit()
@@ -146,6 +146,12 @@ class KafkaHost(Generic[D]):
     async def close(self) -> None:
         """Let go of what it holds, also when it never ran; after `run` nothing is left to do."""
         await self._consumer.stop()
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` beside the loop; what it raises ends the process, as in the loop itself."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(self.worker.rely_on)
+        return task
 
     async def _round(self) -> None:
         self._moved = self._clock.monotonic()
@@ -169,7 +175,7 @@ class KafkaHost(Generic[D]):
         self.worker.fire_due()
         self.worker.measure()
         if self.worker.voided and (self._retaking is None or self._retaking.done()):
-            self._retaking = asyncio.create_task(self._retake())
+            self._retaking = self._beside(self._retake())
         if self.worker.failure.done():
             self.worker.failure.result()
         metrics.PROGRESS_AT.labels(self._app.name).set(self._clock.now().timestamp())

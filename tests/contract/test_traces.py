@@ -33,7 +33,7 @@ from bitbylaw_common.runtime.hosts.http_host import HttpHost, Route
 from bitbylaw_common.runtime.hosts.memory_host import MemoryHost
 from bitbylaw_common.runtime.http_run import http_run
 from bitbylaw_common.settings import TraceSettings, secret_values
-from harness import Harness, kafka_harness, memory_harness
+from harness import Harness
 from toy import CHANGED, Ledger, ThingChanged, toy, toy_post
 
 MARK = "Erika-Mustermann"
@@ -215,26 +215,6 @@ async def transport() -> AsyncIterator[Transport]:
         clock=SystemClock(), traceparent=tracing.outgoing, jitter=random.Random(1)
     ) as opened:
         yield opened
-
-
-@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
-def bootstrap(request: pytest.FixtureRequest) -> str | None:
-    """Kafka's address, or None for the memory host."""
-    if request.param == "memory":
-        return None
-    address: str = request.getfixturevalue("kafka_bootstrap")
-    return address
-
-
-@pytest.fixture
-async def host(bootstrap: str | None) -> AsyncIterator[Harness]:
-    """The toy app, on the memory host and on a real Kafka."""
-    if bootstrap is None:
-        async with memory_harness() as memory:
-            yield memory
-    else:
-        async with kafka_harness(bootstrap) as kafka:
-            yield kafka
 
 
 # -- whole chains ---------------------------------------------------------------------------------

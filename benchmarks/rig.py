@@ -21,6 +21,7 @@ from aiokafka.structs import OffsetAndMetadata
 from benchmarks import ours, things
 from bitbylaw_common.clock import SystemClock
 from bitbylaw_common.events import Event
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.kafka.admin import admin
 from bitbylaw_common.kafka.log import KafkaLog
@@ -159,9 +160,7 @@ class Rig:
         for start in range(0, len(events), AT_ONCE):
             await self.log.append(
                 [
-                    codec.encode(
-                        topic, event, event_id=codec.new_event_id(), source="bench", now=now
-                    )
+                    codec.encode(topic, event, event_id=new_event_id(), source="bench", now=now)
                     for event in events[start : start + AT_ONCE]
                 ]
             )

@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from bitbylaw_common import topics
 from bitbylaw_common.clock import SystemClock
 from bitbylaw_common.events import Event
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.journal import JournalEntry
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.kafka.admin import admin
@@ -65,7 +66,7 @@ class Harness(Protocol):
 
 def encoded(topic: Topic[Any], event: Event, now: datetime) -> Outgoing:
     """Return `event` as a producer outside the system would write it."""
-    return codec.encode(topic, event, event_id=codec.new_event_id(), source="test", now=now)
+    return codec.encode(topic, event, event_id=new_event_id(), source="test", now=now)
 
 
 def journal_of(records: Sequence[Record], entity_id: str) -> list[JournalEntry]:

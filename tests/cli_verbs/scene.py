@@ -26,6 +26,7 @@ from bitbylaw_common.events import (
     RunRequested,
     StepPaused,
 )
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.journal import JournalEntry
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.kafka.admin import admin
@@ -347,7 +348,7 @@ def _encoded(topic: Topic[Any], event: Event, headers: Mapping[str, str] | None 
     return codec.encode(
         topic,
         event,
-        event_id=codec.new_event_id(),
+        event_id=new_event_id(),
         source="test",
         now=_CLOCK.now(),
         headers=headers,

@@ -9,6 +9,7 @@ import pytest
 from bitbylaw_common import topics
 from bitbylaw_common.clock import SystemClock
 from bitbylaw_common.events import EntityChanged
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.journal import JournalEntry
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.runtime.ports import Outgoing
@@ -42,7 +43,7 @@ async def test_one_undecodable_record_in_a_thousand_is_dead_and_the_others_are_d
                     codec.encode(
                         topics.DOCUMENT_UPDATE,
                         event,
-                        event_id=codec.new_event_id(),
+                        event_id=new_event_id(),
                         source="test",
                         now=SystemClock().now(),
                     )

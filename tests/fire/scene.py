@@ -15,6 +15,7 @@ import aiohttp
 
 from bitbylaw_common import topics
 from bitbylaw_common.clock import SystemClock
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.journal import JournalEntry
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.kafka.admin import admin
@@ -255,7 +256,7 @@ class Scene:
 
     def _encoded(self, topic: Topic[ThingChanged], event: ThingChanged) -> Outgoing:
         return codec.encode(
-            topic, event, event_id=codec.new_event_id(), source="test", now=self._clock.now()
+            topic, event, event_id=new_event_id(), source="test", now=self._clock.now()
         )
 
     def _step(self, topic: Topic[ThingChanged]) -> str:

@@ -23,6 +23,7 @@ from bitbylaw_common import topics
 from bitbylaw_common.clock import SystemClock
 from bitbylaw_common.errors import LogUnavailableError
 from bitbylaw_common.events import EntityChanged, Event
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.kafka.admin import Group, admin, extents
 from bitbylaw_common.kafka.assignor import NumberAssignor
@@ -125,7 +126,7 @@ class System:
     def put(self, topic: Topic[Any], *events: Event) -> None:
         """Store events as a service would."""
         records = [
-            codec.encode(topic, e, event_id=codec.new_event_id(), source="test", now=_CLOCK.now())
+            codec.encode(topic, e, event_id=new_event_id(), source="test", now=_CLOCK.now())
             for e in events
         ]
         self.append(*records)

@@ -12,6 +12,7 @@ from bitbylaw_cli.output import Exit
 from bitbylaw_cli.pausing import Change, StandList
 from bitbylaw_common import metrics, topics
 from bitbylaw_common.clock import SystemClock
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.kafka.admin import admin
 from bitbylaw_common.kafka.log import KafkaLog
@@ -103,7 +104,7 @@ async def _declare(system: System) -> None:
                 codec.encode(
                     topics.FUNCTIONS,
                     info,
-                    event_id=codec.new_event_id(),
+                    event_id=new_event_id(),
                     source=SERVICE,
                     now=_CLOCK.now(),
                 )

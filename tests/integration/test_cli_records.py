@@ -26,6 +26,7 @@ from bitbylaw_cli.waits import WaitingList
 from bitbylaw_common import topics
 from bitbylaw_common.clock import SystemClock
 from bitbylaw_common.events import EntityChanged, Event, Quarantined
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.journal import EffectFact, JournalEntry
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.kafka.log import KafkaLog
@@ -66,9 +67,7 @@ async def _append(bootstrap_servers: str, records: Sequence[Outgoing]) -> None:
 
 
 def _encoded(topic: Topic[Any], event: Event) -> Outgoing:
-    return codec.encode(
-        topic, event, event_id=codec.new_event_id(), source="test", now=_CLOCK.now()
-    )
+    return codec.encode(topic, event, event_id=new_event_id(), source="test", now=_CLOCK.now())
 
 
 def _update(entity_id: str) -> EntityChanged:

@@ -23,6 +23,7 @@ from bitbylaw_cli.replaying import Replay, ReplayList, ReplayStand
 from bitbylaw_common import topics
 from bitbylaw_common.clock import SystemClock
 from bitbylaw_common.events import EntityChanged
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.kafka.log import KafkaLog
 from bitbylaw_common.outcomes import Done, Outcome, Rejected
@@ -102,7 +103,7 @@ class Site:
     async def put(self, *changes: EntityChanged) -> None:
         async with KafkaLog(self.env_options, service="test") as log:
             for change in changes:
-                event_id = codec.new_event_id()
+                event_id = new_event_id()
                 now = _CLOCK.now()
                 await log.append(
                     [codec.encode(TOPIC, change, event_id=event_id, source="test", now=now)]

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from bitbylaw_cli.commands import dlq, quarantine, tail, topics, waiting, why
 from bitbylaw_common.events import Event
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.runtime.dead_letters import DeadLetter
 from bitbylaw_common.runtime.hosts.memory_host import ManualClock, MemoryLog
@@ -41,7 +42,7 @@ class Shelf:
             codec.encode(
                 topic,
                 event,
-                event_id=codec.new_event_id(),
+                event_id=new_event_id(),
                 source="test",
                 now=self.clock.now(),
                 headers=headers,

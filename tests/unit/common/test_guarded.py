@@ -24,6 +24,7 @@ from bitbylaw_common.errors import (
 )
 from bitbylaw_common.http.guarded import GuardedTransport
 from bitbylaw_common.http.transport import Request
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.journal import JournalEntry
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.limits import LocalLimits, Rate
@@ -462,7 +463,7 @@ class Town:
             event = ThingChanged(thing=thing, number=number)
             now = self.clock.now()
             await self.host.log.append(
-                [codec.encode(known, event, event_id=codec.new_event_id(), source="t", now=now)]
+                [codec.encode(known, event, event_id=new_event_id(), source="t", now=now)]
             )
 
     def runs(self, name: str) -> list[JournalEntry]:

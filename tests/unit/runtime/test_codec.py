@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bitbylaw_common import topics
 from bitbylaw_common.errors import DecodeError
 from bitbylaw_common.events import EntityChanged, Event, Quarantined, RunRequested
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.runtime.ports import Outgoing, Record
 
@@ -213,4 +214,4 @@ def test_a_body_of_16_mib_is_stored_within_the_limit_of_its_topic() -> None:
 
 
 def test_ids_are_fresh() -> None:
-    assert len({codec.new_event_id() for _ in range(1_000)}) == 1_000
+    assert len({new_event_id() for _ in range(1_000)}) == 1_000

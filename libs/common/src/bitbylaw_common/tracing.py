@@ -5,13 +5,14 @@ be joined by them. A span costs something only between `export`'s beginning and 
 """
 
 import re
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from bitbylaw_common.ids import hex_digits
 
 if TYPE_CHECKING:  # the log asks for traces, and settings are only handed on
     from bitbylaw_common.settings import TraceSettings
@@ -69,7 +70,7 @@ def parse(header: str | None) -> Trace | None:
 
 def new() -> Trace:
     """Begin a trace; where spans are exported, this decides whether those of the trace are."""
-    fresh = secrets.token_hex(24)
+    fresh = hex_digits(48)
     if _sampled_below is not None and int(fresh[16:32], 16) >= _sampled_below:
         return Trace(fresh[:32], fresh[32:], 0)
     return Trace(fresh[:32], fresh[32:])
@@ -352,4 +353,4 @@ _sampled_below: int | None = None
 
 
 def _span_id() -> str:
-    return secrets.token_hex(8)
+    return hex_digits(16)

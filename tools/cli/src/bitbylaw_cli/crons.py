@@ -14,6 +14,7 @@ from bitbylaw_cli.waits import folded
 from bitbylaw_common import topics, tracing
 from bitbylaw_common.clock import Clock
 from bitbylaw_common.events import RunRequested
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.journal import JournalEntry
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.runtime.control import FunctionInfo
@@ -215,7 +216,7 @@ async def trigger(
                 codec.encode(
                     topics.requests(info.service),
                     asked,
-                    event_id=codec.new_event_id(),
+                    event_id=new_event_id(),
                     source="bbl",
                     now=clock.now(),
                     traceparent=tracing.new().header,

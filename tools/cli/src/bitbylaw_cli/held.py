@@ -12,6 +12,7 @@ from bitbylaw_cli.records import Reads, home_of, places
 from bitbylaw_common import topics, tracing
 from bitbylaw_common.clock import Clock
 from bitbylaw_common.events import EntityChanged, Quarantined, QuarantineResolved
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.runtime import Emit
 from bitbylaw_common.runtime.ports import Log, Outgoing, Record
@@ -306,7 +307,7 @@ def _encoded(emit: Emit[Any], clock: Clock) -> Outgoing:
     return codec.encode(
         emit.topic,
         emit.event,
-        event_id=codec.new_event_id(),
+        event_id=new_event_id(),
         source="bbl",
         now=clock.now(),
         traceparent=tracing.new().header,

@@ -24,6 +24,7 @@ from bitbylaw_common import topics, tracing
 from bitbylaw_common.clock import Clock
 from bitbylaw_common.errors import DecodeError
 from bitbylaw_common.events import RunRequested
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.journal import JournalEntry
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.runtime.control import FunctionInfo
@@ -702,7 +703,7 @@ def _request(service: str, request: RunRequested, filed: Filed, clock: Clock) ->
     return codec.encode(
         topics.requests(service),
         request,
-        event_id=codec.new_event_id(),
+        event_id=new_event_id(),
         source="bbl",
         now=clock.now(),
         traceparent=tracing.child_of(filed.traceparent).header,
@@ -714,7 +715,7 @@ def _mark(service: str, mark: Redriven, filed: Filed, clock: Clock) -> Outgoing:
     encoded = codec.encode(
         topics.dlq(service),
         mark,
-        event_id=codec.new_event_id(),
+        event_id=new_event_id(),
         source="bbl",
         now=clock.now(),
         headers={codec.ORIGIN: filed.dead.origin},

@@ -26,6 +26,7 @@ from bitbylaw_common import topics, tracing
 from bitbylaw_common.clock import Clock
 from bitbylaw_common.errors import DecodeError, LogUnavailableError
 from bitbylaw_common.events import ReplayCancelled, RunRequested
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.journal import JournalEntry
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.runtime import commands
@@ -483,7 +484,7 @@ def _request(
     return codec.encode(
         topics.requests(replay.service),
         asked,
-        event_id=codec.new_event_id(),
+        event_id=new_event_id(),
         source="bbl",
         now=clock.now(),
         traceparent=tracing.child_of(source.traceparent).header,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +25,17 @@ CONNECT_PAUSE_SECONDS = 1.0
 
 READ_SECONDS = 60.0
 """Reading to the end gives up after this long without a record."""
+
+
+@dataclass(slots=True)
+class _Totals:
+    """What all logs of this process hold; asked for when metrics are read, not at each record."""
+
+    waiting: int = 0
+
+
+_totals = _Totals()
+metrics.KAFKA_BYTES_WAITING.set_function(lambda: _totals.waiting)
 
 
 class KafkaLog:
@@ -134,65 +146,59 @@ class KafkaLog:
         if not records:
             return []
         check_sizes(records)
-        if self._producer is None:
-            await self.connected(self._acknowledge_seconds)
         size = sum(len(record.key) + len(record.value or b"") for record in records)
         if self._waiting and self._waiting + size > BYTES_WAITING:
             metrics.KAFKA_APPEND_FAILURES.labels("refused").inc()
             raise LogUnavailableError(f"{self._waiting} bytes wait for Kafka already")
-        started = asyncio.get_running_loop().time()
-        self._wait_for(size)
-        # One record, as of a webhook, is handed over here: a task around it costs half as much again.
-        sending: asyncio.Future[Any] = (
-            await self._handing_over(records[0], size)
-            if len(records) == 1
-            else asyncio.create_task(self._send(records))
-        )
-        sending.add_done_callback(lambda ended: self._settled(ended, size))
-        # wait, not wait_for: what is given up here goes on in the background, and keeps counting
-        # as waiting until the broker takes it.
-        left = self._acknowledge_seconds - (asyncio.get_running_loop().time() - started)
-        done, _ = await asyncio.wait((sending,), timeout=max(0.0, left))
-        if not done:
-            raise self._late()
-        try:
-            stored = sending.result()
-        except (KafkaError, OSError) as failed:
-            raise _failed(failed) from failed
-        metrics.KAFKA_APPEND_SECONDS.observe(asyncio.get_running_loop().time() - started)
-        return stored if isinstance(stored, list) else [_position(stored)]
-
-    async def _handing_over(self, record: Outgoing, size: int) -> asyncio.Future[Any]:
-        """Hand one record to the producer; what comes back ends when it is acknowledged.
-
-        Raises:
-            LogUnavailableError: the producer did not take it; it is not stored.
-        """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         try:
             async with asyncio.timeout(self._acknowledge_seconds):
-                return await self._hand_over(record)
-        except BaseException as failed:
-            self._wait_for(-size)
-            if isinstance(failed, TimeoutError):
-                raise self._late() from None
-            if isinstance(failed, KafkaError | OSError):
-                raise _failed(failed) from failed
-            raise
+                if self._producer is None:
+                    await self._open.wait()
+                sending = await self._begin(records, size)
+                # Shielded: what is given up here goes on in the background, and keeps counting as
+                # waiting until the broker takes it.
+                stored = await asyncio.shield(sending)
+        except TimeoutError:
+            metrics.KAFKA_APPEND_FAILURES.labels("late").inc()
+            raise LogUnavailableError(
+                f"Kafka did not acknowledge: {self._acknowledge_seconds:g} s passed"
+            ) from None
+        except (KafkaError, OSError) as failed:
+            metrics.KAFKA_APPEND_FAILURES.labels("error").inc()
+            raise LogUnavailableError(
+                f"Kafka did not acknowledge: {type(failed).__name__}"
+            ) from failed
+        metrics.KAFKA_APPEND_SECONDS.observe(loop.time() - started)
+        return stored if isinstance(stored, list) else [_position(stored)]
 
-    def _late(self) -> LogUnavailableError:
-        metrics.KAFKA_APPEND_FAILURES.labels("late").inc()
-        return LogUnavailableError(
-            f"Kafka did not acknowledge: {self._acknowledge_seconds:g} s passed"
-        )
+    async def _begin(self, records: Sequence[Outgoing], size: int) -> asyncio.Future[Any]:
+        """Hand the records to the producer; what comes back ends when all are acknowledged."""
+        self._count(size)
+        sending: asyncio.Future[Any]
+        try:
+            # One record, as of a webhook, is handed over here: a task around it costs half as
+            # much again.
+            sending = (
+                await self._hand_over(records[0])
+                if len(records) == 1
+                else asyncio.create_task(self._send(records))
+            )
+        except BaseException:
+            self._count(-size)
+            raise
+        sending.add_done_callback(lambda ended: self._settled(ended, size))
+        return sending
 
     def _settled(self, sending: asyncio.Future[Any], size: int) -> None:
-        self._wait_for(-size)
+        self._count(-size)
         if not sending.cancelled():
             sending.exception()  # looked at: whoever gave it up was told already
 
-    def _wait_for(self, size: int) -> None:
+    def _count(self, size: int) -> None:
         self._waiting += size
-        metrics.KAFKA_BYTES_WAITING.set(self._waiting)
+        _totals.waiting += size
 
     async def _send(self, records: Sequence[Outgoing]) -> list[Position]:
         """Hand all to the producer, then wait for all.
@@ -301,11 +307,6 @@ class KafkaLog:
 
 def _position(stored: Any) -> Position:
     return Position(stored.topic, stored.partition, stored.offset)
-
-
-def _failed(error: KafkaError | OSError) -> LogUnavailableError:
-    metrics.KAFKA_APPEND_FAILURES.labels("error").inc()
-    return LogUnavailableError(f"Kafka did not acknowledge: {type(error).__name__}")
 
 
 async def _seek(

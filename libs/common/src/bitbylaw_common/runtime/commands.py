@@ -15,6 +15,7 @@ from bitbylaw_common import metrics, topics
 from bitbylaw_common.clock import Clock
 from bitbylaw_common.errors import DecodeError, LogUnavailableError
 from bitbylaw_common.events import Command, ReplayCancelled, StepHalted, StepPaused
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.logs import step_logger
 from bitbylaw_common.runtime.gates import Gates
@@ -61,7 +62,7 @@ def encoded(command: Command, clock: Clock, *, source: str) -> Outgoing:
     return codec.encode(
         topics.COMMANDS,
         command,
-        event_id=codec.new_event_id(),
+        event_id=new_event_id(),
         source=source,
         now=clock.now(),
     )
@@ -71,7 +72,7 @@ def withdrawn(key: str, clock: Clock, *, source: str) -> Outgoing:
     """Return the tombstone that ends what stands under `key`; its headers tell who and when."""
     headers = {
         "ce_specversion": "1.0",
-        "ce_id": codec.new_event_id(),
+        "ce_id": new_event_id(),
         "ce_type": _WITHDRAWN,
         "ce_source": f"/bitbylaw/{source}",
         "ce_subject": key,

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from bitbylaw_common import spans, topics, tracing
 from bitbylaw_common.clock import Clock
 from bitbylaw_common.errors import LogUnavailableError, OwnershipLost, UndeclaredTopicError
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.runtime import ticks
 from bitbylaw_common.runtime.app import App
@@ -221,7 +222,7 @@ async def publish(
         return ids
     with spans.publish((emit.topic.name for emit in emits), service=service, under=trace) as here:
         for emit in emits:
-            event_id = codec.new_event_id()
+            event_id = new_event_id()
             ids.append(event_id)
             records.append(
                 codec.encode(

@@ -9,6 +9,7 @@ from bitbylaw_common import topics
 from bitbylaw_common.clock import Clock
 from bitbylaw_common.errors import LogUnavailableError
 from bitbylaw_common.events import RunRequested
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.kafka.log import KafkaLog
 from bitbylaw_common.logs import step_logger
@@ -60,7 +61,7 @@ class Fleet:
                 codec.encode(
                     topics.requests(info.service),
                     asked,
-                    event_id=codec.new_event_id(),
+                    event_id=new_event_id(),
                     source=self._source,
                     now=self._clock.now(),
                 )
@@ -78,7 +79,7 @@ class Fleet:
                         codec.encode(
                             topics.FUNCTIONS,
                             info,
-                            event_id=codec.new_event_id(),
+                            event_id=new_event_id(),
                             source=self._source,
                             now=self._clock.now(),
                         )

@@ -1,6 +1,5 @@
 """One HTTP request through a step: what `Context` may ask for when nothing was consumed."""
 
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
@@ -8,6 +7,7 @@ from typing import Any, TypeVar
 from bitbylaw_common import spans, tracing
 from bitbylaw_common.clock import Clock
 from bitbylaw_common.errors import DeclarationError
+from bitbylaw_common.ids import new_run_id
 from bitbylaw_common.journal import RunFacts
 from bitbylaw_common.logs import step_logger
 from bitbylaw_common.outcomes import Skipped
@@ -55,7 +55,7 @@ class _HttpRun:
         return await publish(
             emits,
             log=self._log,
-            declared={topic.name for topic in self._step.enqueues},
+            declared=self._step.publishes,
             service=self._app.name,
             now=self.now(),
             trace=self._trace,
@@ -92,7 +92,7 @@ def http_run(
             if here is not None and here.header == given
             else spans.request(request.method, step.name, given)
         )
-        run_id = secrets.token_hex(16)
+        run_id = new_run_id()
         with place as trace:
             spans.served(service=app.name, step=step.name, run_id=run_id)
             logger = step_logger(

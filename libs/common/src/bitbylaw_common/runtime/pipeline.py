@@ -7,7 +7,6 @@ so a crash anywhere means "run again", and what runs again finds what was done.
 
 import asyncio
 import base64
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -26,6 +25,7 @@ from bitbylaw_common.errors import (
     RecordRefused,
 )
 from bitbylaw_common.events import RunRequested
+from bitbylaw_common.ids import new_run_id
 from bitbylaw_common.journal import JournalEntry, Phase, RunFacts
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.logs import RUN_ENDED, RUN_STARTED, announces_runs, step_logger
@@ -171,12 +171,11 @@ class Run(Generic[D]):
 
     async def publish(self, emits: Sequence[Emit[Any]]) -> list[str]:
         """See `Context.enqueue_all`."""
-        declared = {topic.name for topic in self.desk.step(self.work.key.step).enqueues}
         self.still_owner()
         return await publish(
             emits,
             log=self.desk.log,
-            declared=declared,
+            declared=self.desk.step(self.work.key.step).publishes,
             service=self.desk.app.name,
             now=self.now(),
             trace=self.trace,
@@ -615,8 +614,3 @@ class Pipeline(Generic[D]):
 def _outgoing(topic: str, key: LaneKey, value: bytes | None, run: Run[Any]) -> Outgoing:
     headers = {"traceparent": run.trace.header, codec.ORIGIN: run.origin}
     return Outgoing(topic, key.to_bytes(), value, headers, run.partition.number)
-
-
-def new_run_id() -> str:
-    """Return a fresh run id: 32 hex characters."""
-    return secrets.token_hex(16)

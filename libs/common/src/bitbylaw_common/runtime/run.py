@@ -1,6 +1,7 @@
 """The main of every container: settings, logs, hosting, signals; the one reader of `os.environ`."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -34,6 +35,17 @@ def run(app: App[Any]) -> None:
         sys.exit(EXIT_SETTINGS)
 
 
+def _calm_collector() -> None:
+    """Let Python's collector of cycles look at what is young, seldom, and not at what stays.
+
+    With its defaults it walked all that lives after every few thousand new objects: an eighth of
+    ingest's time, in pauses of up to a tenth of a second.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+
+
 async def _until_told(app: App[Any], env: Mapping[str, str]) -> int:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -41,6 +53,7 @@ async def _until_told(app: App[Any], env: Mapping[str, str]) -> int:
         loop.add_signal_handler(number, told.set)
     logger = step_logger(service=app.name)
     async with hosting([app], env) as process:
+        _calm_collector()
         logger.info("serving", url=process.url)
         waits = {asyncio.create_task(told.wait()), asyncio.create_task(process.broken.wait())}
         _, idle = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

@@ -16,6 +16,7 @@ from bitbylaw_common.circuits import CircuitState, State
 from bitbylaw_common.clock import Clock
 from bitbylaw_common.errors import LogUnavailableError
 from bitbylaw_common.events import Event
+from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.logs import step_logger
 from bitbylaw_common.runtime.gates import GateState
@@ -544,7 +545,7 @@ class StatusReports:
                     codec.encode(
                         topics.WORKERS,
                         status,
-                        event_id=codec.new_event_id(),
+                        event_id=new_event_id(),
                         source=self._source,
                         now=now,
                     )

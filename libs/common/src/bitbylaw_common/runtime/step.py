@@ -1,7 +1,7 @@
 """A step: a handler and its declaration, one value that every host can run."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +26,7 @@ class Step(Generic[I, O, D]):
         coalesce: records waiting for one key are answered by one run.
         needs: outside systems without which a run should not start.
         deadline: after this a run is cancelled and retried; its effects are found out then.
+        publishes: the names of `enqueues`.
     """
 
     handler: Callable[[I, Context[D]], Awaitable[O]]
@@ -38,6 +39,12 @@ class Step(Generic[I, O, D]):
     coalesce: bool
     needs: tuple[str, ...]
     deadline: timedelta
+
+    publishes: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Look up once what every run asks for."""
+        object.__setattr__(self, "publishes", frozenset(topic.name for topic in self.enqueues))
 
     def __call__(self, given: I, ctx: Context[D]) -> Awaitable[O]:
         """Run the handler, nothing around it."""

@@ -312,7 +312,8 @@ class HttpHost:
             raise BodyTooLarge
         if trigger.kind != "stream" and announced:
             held.take(announced)
-        await _continue(request)
+        if "Expect" in request.headers:
+            await _continue(request)
         headers = _firsts((name.lower(), _text(one)) for name, one in request.headers.items())
         headers["traceparent"] = trace.header  # who goes on from here is in the same trace
         raw = b""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from bitbylaw_common import metrics
+from bitbylaw_common.deadlines import Deadlines
 from bitbylaw_common.errors import LogUnavailableError
 from bitbylaw_common.kafka.codec import partition_of
 from bitbylaw_common.kafka.state import KafkaState
@@ -52,7 +54,7 @@ class KafkaLog:
     ) -> None:
         self._options = dict(options)
         self._service = service
-        self._acknowledge_seconds = acknowledge_seconds
+        self._deadlines = Deadlines(acknowledge_seconds)
         self._waiting = 0
         self._producer: AIOKafkaProducer | None = None
         self._open = asyncio.Event()
@@ -77,7 +79,7 @@ class KafkaLog:
         producer, self._producer = self._producer, None
         if producer is not None:
             try:
-                async with asyncio.timeout(self._acknowledge_seconds):
+                async with asyncio.timeout(self._deadlines.seconds):
                     await producer.stop()
             except TimeoutError:
                 # With the broker gone a flush would wait for ever; what is not acknowledged was
@@ -146,24 +148,20 @@ class KafkaLog:
         if not records:
             return []
         check_sizes(records)
-        size = sum(len(record.key) + len(record.value or b"") for record in records)
+        size = sum(map(_weight, records))
         if self._waiting and self._waiting + size > BYTES_WAITING:
             metrics.KAFKA_APPEND_FAILURES.labels("refused").inc()
             raise LogUnavailableError(f"{self._waiting} bytes wait for Kafka already")
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            async with asyncio.timeout(self._acknowledge_seconds):
-                if self._producer is None:
-                    await self._open.wait()
-                sending = await self._begin(records, size)
-                # Shielded: what is given up here goes on in the background, and keeps counting as
-                # waiting until the broker takes it.
-                stored = await asyncio.shield(sending)
+            with self._deadlines.limit():
+                await self._open.wait()
+                stored = await self._send(records)
         except TimeoutError:
             metrics.KAFKA_APPEND_FAILURES.labels("late").inc()
             raise LogUnavailableError(
-                f"Kafka did not acknowledge: {self._acknowledge_seconds:g} s passed"
+                f"Kafka did not acknowledge: {self._deadlines.seconds:g} s passed"
             ) from None
         except (KafkaError, OSError) as failed:
             metrics.KAFKA_APPEND_FAILURES.labels("error").inc()
@@ -171,55 +169,54 @@ class KafkaLog:
                 f"Kafka did not acknowledge: {type(failed).__name__}"
             ) from failed
         metrics.KAFKA_APPEND_SECONDS.observe(loop.time() - started)
-        return stored if isinstance(stored, list) else [_position(stored)]
-
-    async def _begin(self, records: Sequence[Outgoing], size: int) -> asyncio.Future[Any]:
-        """Hand the records to the producer; what comes back ends when all are acknowledged."""
-        self._count(size)
-        sending: asyncio.Future[Any]
-        try:
-            # One record, as of a webhook, is handed over here: a task around it costs half as
-            # much again.
-            sending = (
-                await self._hand_over(records[0])
-                if len(records) == 1
-                else asyncio.create_task(self._send(records))
-            )
-        except BaseException:
-            self._count(-size)
-            raise
-        sending.add_done_callback(lambda ended: self._settled(ended, size))
-        return sending
-
-    def _settled(self, sending: asyncio.Future[Any], size: int) -> None:
-        self._count(-size)
-        if not sending.cancelled():
-            sending.exception()  # looked at: whoever gave it up was told already
-
-    def _count(self, size: int) -> None:
-        self._waiting += size
-        _totals.waiting += size
+        return stored
 
     async def _send(self, records: Sequence[Outgoing]) -> list[Position]:
         """Hand all to the producer, then wait for all.
+
+        What is given up meanwhile goes on in the background, and keeps counting as waiting until
+        the broker takes it.
 
         Raises:
             KafkaError: of the first that was not stored; every other was waited for.
         """
         sends: list[asyncio.Future[Any]] = []
         refused: KafkaError | None = None
+        underway = 0
+        acknowledged = asyncio.get_running_loop().create_future()
+
+        def arrived(weight: int, send: asyncio.Future[Any]) -> None:
+            nonlocal underway
+            underway -= 1
+            self._count(-weight)
+            if not send.cancelled():
+                send.exception()  # looked at: whoever gave it up was told already
+            if not underway and not acknowledged.done():
+                acknowledged.set_result(None)
+
+        underway += 1  # the handing over itself
         for record in records:
+            weight = _weight(record)
+            self._count(weight)
             try:
-                sends.append(await self._hand_over(record))
-            except KafkaError as error:
-                refused = refused or error
-        if sends:
-            await asyncio.wait(sends)
-        failed = next((send.exception() for send in sends if send.exception() is not None), refused)
-        for send in sends:
-            send.exception()  # looked at: none of them is called forgotten
-        if failed is not None:
-            raise failed
+                send = await self._hand_over(record)
+            except BaseException as failed:
+                self._count(-weight)
+                if not isinstance(failed, KafkaError):
+                    raise
+                refused = refused or failed
+            else:
+                underway += 1
+                sends.append(send)
+                send.add_done_callback(partial(arrived, weight))
+        underway -= 1
+        if underway:
+            await acknowledged
+        failure = next(
+            (error for send in sends if (error := send.exception()) is not None), refused
+        )
+        if failure is not None:
+            raise failure
         return [_position(send.result()) for send in sends]
 
     async def _hand_over(self, record: Outgoing) -> asyncio.Future[Any]:
@@ -228,11 +225,16 @@ class KafkaLog:
         send: asyncio.Future[Any] = await self._producer.send(
             record.topic,
             record.value,
-            key=record.key,
-            partition=partition_of(record.key) if record.partition is None else record.partition,
-            headers=[(name, text.encode()) for name, text in record.headers.items()],
+            record.key,
+            partition_of(record.key) if record.partition is None else record.partition,
+            None,
+            [(name, text.encode()) for name, text in record.headers.items()],
         )
         return send
+
+    def _count(self, size: int) -> None:
+        self._waiting += size
+        _totals.waiting += size
 
     async def read(self, starts: Mapping[tuple[str, int], int]) -> AsyncIterator[Record]:
         """Yield to the ends as they are now; see `Log.read`."""
@@ -303,6 +305,10 @@ class KafkaLog:
             isolation_level="read_committed",
             max_partition_fetch_bytes=4 * MIB,
         )
+
+
+def _weight(record: Outgoing) -> int:
+    return len(record.key) + len(record.value or b"")
 
 
 def _position(stored: Any) -> Position:

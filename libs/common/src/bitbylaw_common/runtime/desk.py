@@ -220,7 +220,8 @@ async def publish(
     records: list[Outgoing] = []
     if not emits:
         return ids
-    with spans.publish((emit.topic.name for emit in emits), service=service, under=trace) as here:
+    with spans.publish([emit.topic.name for emit in emits], service=service, under=trace) as here:
+        traceparent = here.header
         for emit in emits:
             event_id = new_event_id()
             ids.append(event_id)
@@ -231,7 +232,7 @@ async def publish(
                     event_id=event_id,
                     source=service,
                     now=now,
-                    traceparent=here.header,
+                    traceparent=traceparent,
                     headers=emit.headers,
                 )
             )

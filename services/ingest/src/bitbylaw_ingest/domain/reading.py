@@ -116,12 +116,17 @@ def _plain_items(text: str) -> Reading | None:
     Raises:
         ValueError, RecursionError: it is no JSON, or not of the plain kind.
     """
+    nested = text.count("[") + text.count("{") > MAX_DEPTH
+    if text.startswith("[{") and text.endswith("}]") and not nested:
+        value, end = _SCAN(text, 1)
+        if end == len(text) - 1:  # one record, as most posts have
+            item = _item(value, text[1:end].encode())
+            return None if isinstance(item, Fault) else Reading((item,))
     pos = _past_blanks(text, 0)
     in_array = text.startswith("[", pos)
     if in_array:
         pos = _past_blanks(text, pos + 1)
     items: list[Item] = []
-    nested = text.count("[") + text.count("{") > MAX_DEPTH
     while not (in_array and not items and text.startswith("]", pos)):
         value, end = _SCAN(text, pos)
         if not isinstance(value, dict) or (nested and _is_deep(value)):

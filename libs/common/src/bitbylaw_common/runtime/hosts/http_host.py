@@ -314,7 +314,9 @@ class HttpHost:
             held.take(announced)
         if "Expect" in request.headers:
             await _continue(request)
-        headers = _firsts((name.lower(), _text(one)) for name, one in request.headers.items())
+        headers: dict[str, str] = {}
+        for name, value in request.headers.items():
+            headers.setdefault(name.lower(), value if value.isascii() else _text(value))
         headers["traceparent"] = trace.header  # who goes on from here is in the same trace
         raw = b""
         body: Any
@@ -506,14 +508,13 @@ def _firsts(items: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return the first value of each name."""
     firsts: dict[str, str] = {}
     for name, text in items:
-        firsts.setdefault(name, text)
+        if name not in firsts:
+            firsts[name] = text
     return firsts
 
 
 def _text(value: str) -> str:
     """Return a header's value; bytes that are no UTF-8 read as Latin-1, as HTTP once had it."""
-    if value.isascii():
-        return value
     raw = value.encode(errors="surrogateescape")
     try:
         return raw.decode()

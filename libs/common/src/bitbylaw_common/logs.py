@@ -264,17 +264,21 @@ class _Bridge(logging.Handler):
             self.handleError(record)
 
 
+_AS_THEY_ARE = frozenset((str, int, bool))
+
+
 def _ordered(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields as JSON can hold them: those of every line first, the rest as given."""
     ordered: dict[str, Any] = dict.fromkeys(_FIRST)
     for name, value in fields.items():
-        ordered[name] = HIDDEN if _is_secret(name) else _plain(value)
+        plain = value is None or type(value) in _AS_THEY_ARE
+        ordered[name] = HIDDEN if _is_secret(name) else value if plain else _plain(value)
     return {name: value for name, value in ordered.items() if value is not None}
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
     """Return `value` as JSON can hold it; what is not made for logs shows its type only."""
-    if value is None or type(value) in (str, int, bool):
+    if value is None or type(value) in _AS_THEY_ARE:
         return value
     if depth < _DEEPEST:
         match value:

@@ -35,6 +35,7 @@ from bitbylaw_common.settings import (
 )
 from bitbylaw_common.topics import Topic
 
+JOURNAL_SECONDS = 0.02
 STUCK_SECONDS = 40.0
 """A consumer that has not moved for so long should be restarted; noticed within a minute."""
 
@@ -175,7 +176,10 @@ async def hosting(
     redis = RedisSettings.from_env(env)
     instance = runtime.instance or f"{socket.gethostname()}-{os.getpid()}"
     options = WorkerOptions(
-        instance=instance, concurrency=runtime.concurrency, code_version=runtime.version
+        instance=instance,
+        concurrency=runtime.concurrency,
+        code_version=runtime.version,
+        journal_seconds=JOURNAL_SECONDS,
     )
     hosting = Hosting(apps, instance)
     names = "+".join(app.name for app in apps)

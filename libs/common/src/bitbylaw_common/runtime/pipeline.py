@@ -5,7 +5,6 @@ with the journal; the worker finishes the offset after that. Each is acknowledge
 so a crash anywhere means "run again", and what runs again finds what was done.
 """
 
-import asyncio
 import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from pydantic_core import to_json
 
 from bitbylaw_common import metrics, spans, topics, tracing
 from bitbylaw_common.circuits import working_on
+from bitbylaw_common.deadlines import Deadlines
 from bitbylaw_common.errors import (
     HeldBack,
     LockLost,
@@ -324,6 +324,9 @@ class Pipeline(Generic[D]):
 
     def __init__(self, desk: Desk[D]) -> None:
         self.desk = desk
+        self._deadlines = {
+            step.name: Deadlines(step.deadline.total_seconds()) for step in desk.app.steps
+        }
 
     async def carry_out(self, work: Work, run: Run[D]) -> Closing | None:
         """Run the step; return once its outcome is acknowledged, or only its journal is missing.
@@ -453,9 +456,8 @@ class Pipeline(Generic[D]):
 
     async def _timed(self, step: Step[Any, Any, D], work: Work, context: Context[D]) -> Outcome:
         record = (work.key.entity, work.key.entity_id)
-        async with asyncio.timeout(step.deadline.total_seconds()):
-            with working_on(record):
-                outcome: Outcome = await step.handler(work.item.given, context)
+        with self._deadlines[step.name].limit(), working_on(record):
+            outcome: Outcome = await step.handler(work.item.given, context)
         return outcome
 
     async def _settle_run(

@@ -61,6 +61,8 @@ Entries = dict[bytes, tuple[int, ScheduleEntry]]
 
 JOURNALS_TOGETHER = 256
 """At most so many runs are ahead of their journal: a kill makes them again."""
+JOURNALS_GATHERED = 64
+"""So many are written at once, without waiting for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class Worker(Generic[D]):
         self._running: dict[asyncio.Task[None], Underway] = {}
         self._closing: list[tuple[Partition, Work, Closing]] = []
         self._recording: asyncio.Task[None] | None = None
+        self._gathered = asyncio.Event()
         self._letting_go: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -287,6 +290,7 @@ class Worker(Generic[D]):
                 self._desk.logger.warning("cancelled after the drain", runs=len(late))
                 await asyncio.wait(late, timeout=5)
         if self._recording is not None:
+            self._gathered.set()
             await asyncio.wait({self._recording}, timeout=5)
 
     def forget(self, partitions: Collection[int]) -> None:
@@ -349,8 +353,13 @@ class Worker(Generic[D]):
         if not ended.cancelled() and (broken := ended.exception()) is not None:
             self.fail(broken)
 
-    def deliver(self, record: Record) -> None:
-        """Take one record; its run starts when its key's turn comes."""
+    def deliver(self, *records: Record) -> None:
+        """Take records in their order; the run of each starts when its key's turn comes."""
+        for record in records:
+            self._take(record)
+        self._pump()
+
+    def _take(self, record: Record) -> None:
         part = self._partitions.get(record.partition)
         if part is None or part.draining:
             return
@@ -372,7 +381,6 @@ class Worker(Generic[D]):
         held = self._waits_in_order(key, coalesce=coalesce)
         spared = self._lanes.add(key, item, coalesce=coalesce, held=held)
         part.bytes_waiting += record.size - spared
-        self._pump()
 
     def fire_due(self) -> None:
         """Start what the schedule holds for now."""
@@ -499,7 +507,7 @@ class Worker(Generic[D]):
                 step, topic = self._by_topic[record.topic]
                 event, envelope = codec.decode(topic, record)
                 given, cause, source = event, "record", record.topic
-            _at_home(event, record)
+            _at_home(record)
         except DecodeError as unreadable:
             item = Item(
                 Unreadable(record, str(unreadable)),
@@ -643,11 +651,11 @@ class Worker(Generic[D]):
 
     def _pump(self) -> None:
         while (
-            not self._stopping
+            len(self._running) < self._desk.options.concurrency
+            and len(self._closing) < JOURNALS_TOGETHER
+            and not self._stopping
             and not self._desk.holding
             and self._lease()
-            and len(self._closing) < JOURNALS_TOGETHER
-            and len(self._running) < self._desk.options.concurrency
             and (work := self._lanes.take(self._room)) is not None
         ):
             task = asyncio.create_task(self._work(work), name=f"{self.app.name} {work.key.step}")
@@ -710,10 +718,16 @@ class Worker(Generic[D]):
         if closing is None:
             _finish(part, work)
         else:
-            self._closing.append((part, work, closing))
-            if self._recording is None or self._recording.done():
-                self._recording = asyncio.create_task(self._record())
-                self._recording.add_done_callback(self.rely_on)
+            self._close(part, work, closing)
+
+    def _close(self, part: Partition, work: Work, closing: Closing) -> None:
+        """Let the journal be written beside the runs that follow."""
+        self._closing.append((part, work, closing))
+        if len(self._closing) >= JOURNALS_GATHERED:
+            self._gathered.set()
+        if self._recording is None or self._recording.done():
+            self._recording = asyncio.create_task(self._record())
+            self._recording.add_done_callback(self.rely_on)
 
     async def _record(self) -> None:
         """Write the journal of runs that left nothing else to write, many at once.
@@ -721,6 +735,7 @@ class Worker(Generic[D]):
         The next run of a key starts meanwhile; the offsets are finished when this is acknowledged.
         """
         while self._closing:
+            await self._gather()
             batch = self._closing[:JOURNALS_TOGETHER]
             await self._append_journals(batch)
             del self._closing[: len(batch)]
@@ -728,6 +743,15 @@ class Worker(Generic[D]):
                 closing.then()
                 _finish(part, work)
             self._pump()
+
+    async def _gather(self) -> None:
+        """Let more runs end for a moment, so that one append serves them all."""
+        seconds = self._desk.options.journal_seconds
+        if seconds and len(self._closing) < JOURNALS_GATHERED and not self._stopping:
+            self._gathered.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._gathered.wait()
 
     async def _append_journals(self, batch: Sequence[tuple[Partition, Work, Closing]]) -> None:
         pause = 0.5
@@ -835,13 +859,13 @@ def _finish(part: Partition, work: Work) -> None:
     part.bytes_waiting -= work.size
 
 
-def _at_home(event: Event, record: Record) -> None:
-    """Return if the record lies in its key's partition.
+def _at_home(record: Record) -> None:
+    """Return if the record, whose key names its event's, lies in the key's partition.
 
     Raises:
         DecodeError: it does not; two workers could then work on one record.
     """
-    if codec.partition_of(event.key.encode()) != record.partition:
+    if codec.partition_of(record.key or b"") != record.partition:
         raise DecodeError(
             f"{record.topic}: it lies in partition {record.partition}, where its key does not belong"
         )

@@ -168,8 +168,7 @@ class KafkaHost(Generic[D]):
                 "they said",
                 missing=place,
             )
-        for record in records:
-            self.worker.deliver(record)
+        self.worker.deliver(*records)
         for topic, count in Counter(record.topic for record in records).items():
             metrics.RECORDS_CONSUMED.labels(self._app.name, topic).inc(count)
         self.worker.fire_due()

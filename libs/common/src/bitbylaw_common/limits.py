@@ -304,8 +304,8 @@ class LocalLimits:
 class RedisLimits(LocalLimits):
     """Limits that all processes share through Redis; local ones while it is away.
 
-    They lie under `rate:{system}` and `turn:{system}`. While Redis is away each process keeps the whole rate, and its own turns, for itself, which is said once and
-    counted.
+    They lie under `rate:{system}` and `turn:{system}`. While Redis is away each process keeps the
+    whole rate, and its own turns, for itself, which is said once and counted.
 
     Args:
         redis: a client with a socket time-out.

@@ -7,10 +7,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from bitbylaw_common import metrics
-from bitbylaw_common.errors import LogUnavailableError
+from bitbylaw_common.errors import LogUnavailableError, RecordRefused
 from bitbylaw_common.kafka.codec import partition_of
 from bitbylaw_common.kafka.state import KafkaState
 from bitbylaw_common.logs import step_logger
@@ -130,6 +130,7 @@ class KafkaLog:
         Raises:
             LogUnavailableError: too much waits already (nothing was sent), or it was not
                 acknowledged in time (each may be stored, now or when the broker is back).
+            RecordRefused: as `Log.append`; also where the broker's own limit is lower than declared.
         """
         if not records:
             return []
@@ -303,7 +304,11 @@ def _position(stored: Any) -> Position:
     return Position(stored.topic, stored.partition, stored.offset)
 
 
-def _failed(error: KafkaError | OSError) -> LogUnavailableError:
+def _failed(error: KafkaError | OSError) -> LogUnavailableError | RecordRefused:
+    if isinstance(error, MessageSizeTooLargeError):
+        # Whoever tried again would try for ever.
+        metrics.KAFKA_APPEND_FAILURES.labels("refused").inc()
+        return RecordRefused("a record is larger than its topic takes, by the broker's own limit")
     metrics.KAFKA_APPEND_FAILURES.labels("error").inc()
     return LogUnavailableError(f"Kafka did not acknowledge: {type(error).__name__}")
 

@@ -405,6 +405,12 @@ class Scene:
         letters = await self.read(topics.dlq(self.setup.name))
         return [json.loads(record.value) for record in letters if record.value]
 
+    async def gathered(self, members: int) -> bool:
+        """Whether the group has so many members, and each its partitions."""
+        async with admin(self.connect) as kafka:
+            group = await kafka.group(self.setup.name)
+        return group.state == "Stable" and len(group.members) == members
+
     async def notes(self) -> GroupNotes:
         """Return what the broker noted about the group."""
         return await notes_of(self.connect, self.setup.name)

@@ -94,6 +94,8 @@ def _running(folder: Path) -> Iterator[Stack]:
         try:
             yield stack
         finally:
+            # What it holds is thrown away with it: ending in order would only take longer.
+            runner.run(stack.kafka.kill())
             runner.run(stack.__aexit__(None, None, None))
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -48,7 +48,9 @@ class Harness(Protocol):
     def rung(self) -> timedelta: ...
     def thing(self, name: str) -> str: ...
     def now(self) -> datetime: ...
-    async def publish(self, topic: Topic[Any], event: Event) -> None: ...
+    async def publish(
+        self, topic: Topic[Any], event: Event, headers: Mapping[str, str] | None = None
+    ) -> None: ...
     async def publish_raw(self, topic: Topic[Any], key: bytes, value: bytes) -> None: ...
     async def post(self, path: str) -> ApiResponse: ...
     async def until(self, condition: Callable[[], bool]) -> None: ...
@@ -64,9 +66,12 @@ class Harness(Protocol):
     def dead_letters(self) -> list[DeadLetter]: ...
 
 
-def encoded(topic: Topic[Any], event: Event, now: datetime) -> Outgoing:
+def encoded(
+    topic: Topic[Any], event: Event, now: datetime, headers: Mapping[str, str] | None = None
+) -> Outgoing:
     """Return `event` as a producer outside the system would write it."""
-    return codec.encode(topic, event, event_id=new_event_id(), source="test", now=now)
+    event_id = new_event_id()
+    return codec.encode(topic, event, event_id=event_id, source="test", now=now, headers=headers)
 
 
 def journal_of(records: Sequence[Record], entity_id: str) -> list[JournalEntry]:
@@ -124,8 +129,10 @@ class MemoryHarness:
     def now(self) -> datetime:
         return self._host.clock.now()
 
-    async def publish(self, topic: Topic[Any], event: Event) -> None:
-        await self._host.log.append([encoded(topic, event, self.now())])
+    async def publish(
+        self, topic: Topic[Any], event: Event, headers: Mapping[str, str] | None = None
+    ) -> None:
+        await self._host.log.append([encoded(topic, event, self.now(), headers)])
 
     async def publish_raw(self, topic: Topic[Any], key: bytes, value: bytes) -> None:
         await self._host.log.append([Outgoing(topic.name, key, value)])
@@ -273,8 +280,10 @@ class KafkaHarness:
     def now(self) -> datetime:
         return self._clock.now()
 
-    async def publish(self, topic: Topic[Any], event: Event) -> None:
-        await self._log.append([encoded(topic, event, self.now())])
+    async def publish(
+        self, topic: Topic[Any], event: Event, headers: Mapping[str, str] | None = None
+    ) -> None:
+        await self._log.append([encoded(topic, event, self.now(), headers)])
 
     async def publish_raw(self, topic: Topic[Any], key: bytes, value: bytes) -> None:
         await self._log.append([Outgoing(topic.name, key, value)])

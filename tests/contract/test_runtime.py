@@ -1,15 +1,17 @@
 """What the runtime promises, one suite over the memory host and over Kafka."""
 
 import asyncio
+import json
 from datetime import timedelta
 
 from bitbylaw_common import topics
 from bitbylaw_common.errors import Invalid, Transient
+from bitbylaw_common.events import RunRequested
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.outcomes import Done, Outcome, Rejected, Retry, Skipped, Wait
 from bitbylaw_common.runtime import Context
 from harness import Harness, journalled
-from toy import CHANGED, ECHO, ORDERED, Ledger, ThingBase, ThingChanged, state
+from toy import CHANGED, ECHO, ORDERED, Ledger, ThingBase, ThingChanged, state, toy_sync
 
 
 async def test_each_event_of_a_thing_runs_by_itself_and_in_order(host: Harness) -> None:
@@ -221,6 +223,42 @@ async def test_what_can_never_succeed_is_dead_at_once_and_the_next_goes_on(host:
 
     assert {letter.error for letter in host.dead_letters()} == {"Rejected", "Invalid"}
     assert host.journal(good)[-1].outcome == "done"
+
+
+async def test_what_is_asked_for_again_and_dies_anew_still_names_its_own_record(
+    host: Harness,
+) -> None:
+    a = host.thing("a")
+
+    async def fail(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
+        return Retry("it is raining")
+
+    host.ledger.answer = fail
+    await host.publish(CHANGED, ThingChanged(thing=a, number=3))
+    await host.until(lambda: host.dead_letters() != [])
+    (first,) = host.dead_letters()
+    assert first.carried is not None
+
+    # when it is asked for again, and its process dies between two attempts
+    asked = RunRequested(
+        function_id=toy_sync.function_id(),
+        run_id="f" * 32,
+        subject=a,
+        requested=json.loads(first.carried.value),
+        topic=first.carried.topic,
+    )
+    await host.publish(topics.requests("toy"), asked, {codec.ORIGIN: first.origin})
+    attempts = len(host.ladder) + 1
+    await host.until(lambda: len(host.journal(a)) > attempts)
+    await host.crash()
+    await host.until(lambda: len(host.dead_letters()) == 2)
+
+    # then the new letter leads to the same record, while each run tells what brought it
+    last = host.dead_letters()[-1]
+    assert (last.origin, last.attempts) == (first.origin, attempts)
+    assert last.carried is not None
+    assert last.carried.origin.startswith("toy.requests:")
+    assert {e.origin for e in host.journal(a)[attempts:]} == {last.carried.origin}
 
 
 async def test_a_bug_has_bounded_attempts_and_is_counted_apart(host: Harness) -> None:

@@ -80,9 +80,10 @@ async def test_a_killed_service_comes_back_and_all_end_when_something_else_dies(
         async with aiohttp.ClientSession() as session:
             async with session.get(f"http://127.0.0.1:{port}/readyz") as answer:
                 assert answer.status == 200
-            async with session.get(f"http://127.0.0.1:{port}/_console/functions") as answer:
-                services = {one["service"] for one in (await answer.json())["functions"]}
-                assert services == {"ingest", "document-sync"}
+            # each process tells of itself, and hears of the others a little later
+            async with asyncio.timeout(END_SECONDS):
+                while await _services(session, port) != {"ingest", "document-sync"}:  # noqa: ASYNC110 - a page is polled
+                    await asyncio.sleep(0.1)
         stack = up.stack
 
         # a killed service is started again, and works on
@@ -99,6 +100,11 @@ async def test_a_killed_service_comes_back_and_all_end_when_something_else_dies(
         assert "simulators ended by itself with exit code 137" in up.printed
         assert "The end of" in up.printed
     await become(lambda: living(stack) == [], 5)
+
+
+async def _services(session: aiohttp.ClientSession, port: int) -> set[str]:
+    async with session.get(f"http://127.0.0.1:{port}/_console/functions") as answer:
+        return {one["service"] for one in (await answer.json())["functions"]}
 
 
 async def test_an_end_during_the_start_leaves_nothing(tmp_path: Path) -> None:

@@ -42,6 +42,9 @@ SESSION_SECONDS = 6.0
 
 ONE_BY_ONE = frozenset({"Fire Order", "Fire Addition"})
 LOOK_SECONDS = 0.1
+METRIC_SECONDS = 10.0
+"""A process measures itself in every round of its loop; see `Scene.metric`."""
+
 STOP_SECONDS = 60.0
 BATCH = 500
 
@@ -230,8 +233,31 @@ class Scene:
             body = await answer.json()
             return [] if answer.status == 200 else list(body["reasons"])
 
-    async def metric(self, member: Member, name: str) -> float:
-        """Return the sum of all series of a metric."""
+    async def metric(
+        self,
+        member: Member,
+        name: str,
+        fits: Callable[[float], bool],
+        limit_seconds: float = METRIC_SECONDS,
+    ) -> None:
+        """Return once the sum of all series of a metric fits.
+
+        A process measures itself beside its work, so what is true shows a little later.
+
+        Raises:
+            AssertionError: it did not within the limit; the text says where it stands.
+        """
+        found: float | None = None
+        try:
+            async with asyncio.timeout(limit_seconds):
+                while found is None or not fits(found):
+                    if found is not None:
+                        await asyncio.sleep(LOOK_SECONDS)
+                    found = await self._sum(member, name)
+        except TimeoutError:
+            raise AssertionError(f"{name} of {member.name} is {found}") from None
+
+    async def _sum(self, member: Member, name: str) -> float:
         async with self.session.get(f"{member.url}/metrics") as answer:
             lines = (await answer.text()).splitlines()
         found = [line for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
@@ -379,6 +405,12 @@ class Scene:
         """Return the dead letters."""
         letters = await self.read(topics.dlq(self.setup.name))
         return [json.loads(record.value) for record in letters if record.value]
+
+    async def gathered(self, members: int) -> bool:
+        """Whether the group has so many members, and each its partitions."""
+        async with admin(self.connect) as kafka:
+            group = await kafka.group(self.setup.name)
+        return group.state == "Stable" and len(group.members) == members
 
     async def notes(self) -> GroupNotes:
         """Return what the broker noted about the group."""

@@ -24,6 +24,7 @@ from bitbylaw_common.clock import SystemClock
 from bitbylaw_common.events import Event
 from bitbylaw_common.outcomes import Done, Outcome, Retry, Wait
 from bitbylaw_common.runtime import App, Context, hosting, queue, step
+from bitbylaw_common.runtime.hosts import kafka_host
 from bitbylaw_common.runtime.run import run
 from bitbylaw_common.runtime.step import Step
 from bitbylaw_common.sync.base import BaseState
@@ -51,6 +52,8 @@ class Setup(BaseModel):
         lock: whether runs hold a Redis lock.
         slow_ms: a handler takes 0 to so many milliseconds.
         failing: the share of records whose first attempt fails; as many of these fail again.
+        stuck_seconds: a consumer that has not moved for so long makes the process unhealthy; it is
+            looked for eight times as often.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +67,7 @@ class Setup(BaseModel):
     lock: bool = False
     slow_ms: int = 20
     failing: float = 0.05
+    stuck_seconds: float = hosting.STUCK_SECONDS
 
     @property
     def ledger(self) -> Path:
@@ -355,6 +359,13 @@ def shift_clock(seconds: float) -> None:
     host.SystemClock = ShiftedClock
 
 
+def look_for_stuck(seconds: float) -> None:
+    """Let this process count as stuck after so long, and let it look as often as that asks for."""
+    process, consumer = hosting, kafka_host
+    consumer.WATCH_SECONDS *= seconds / process.STUCK_SECONDS
+    process.STUCK_SECONDS = seconds
+
+
 def stop_fetching_on_signal(silenced: Path) -> None:
     """Let SIGUSR1 silence the consumer's fetches for ever, as a fault in the client would.
 
@@ -383,6 +394,7 @@ def main() -> None:
     setup = Setup.model_validate_json(sys.argv[1])
     setup.folder.joinpath("outside").mkdir(parents=True, exist_ok=True)
     shift_clock(setup.clock_shift)
+    look_for_stuck(setup.stuck_seconds)
     stop_fetching_on_signal(setup.silenced)
     run(fire(setup))
 

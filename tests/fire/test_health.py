@@ -11,28 +11,32 @@ from fire.service import ThingChanged
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 
-STUCK_SECONDS = 60.0
-SLACK_SECONDS = 10.0
+STUCK_SECONDS = 8.0
+"""The limit of the processes of this file, a fifth of what is shipped."""
+
+FOUND_SECONDS = STUCK_SECONDS * 1.5
+"""Within this a process that is stuck says so, and one that is not would have."""
+
 BLOCK_SECONDS = 14.0
+SILENT_SECONDS = 40.0 + FOUND_SECONDS
+"""Longer than every time-out of a client, the longest of which is 40 s, and its aftermath."""
 
 
 async def watched(scenes: dict[Member, Scene], seconds: float) -> dict[str, list[str]]:
-    """Return what `/healthz` found wrong with each within so many seconds."""
-    found: dict[str, list[str]] = {}
+    """Return what `/healthz` first found wrong, and with whom; nothing within so many seconds."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     while loop.time() < end:
         for member, scene in scenes.items():
-            reasons = await scene.healthy(member)
-            if reasons:
-                found.setdefault(member.name, reasons)
-        await asyncio.sleep(1)
-    return found
+            if reasons := await scene.healthy(member):
+                return {member.name: reasons}
+        await asyncio.sleep(0.5)
+    return {}
 
 
 async def test_a_consumer_that_fetches_no_more_is_not_healthy(scene_of: MakeScene) -> None:
     # given a member at work
-    scene = await scene_of()
+    scene = await scene_of(stuck_seconds=STUCK_SECONDS)
     member = scene.member()
     await scene.start(member)
     await scene.publish(scene.topics.ordered, [ThingChanged(thing="a", number=0)])
@@ -45,8 +49,8 @@ async def test_a_consumer_that_fetches_no_more_is_not_healthy(scene_of: MakeScen
         scene.topics.ordered, [ThingChanged(thing=f"a{n}", number=0) for n in range(100)]
     )
 
-    # then it asks for a restart within a minute
-    found = (await watched({member: scene}, STUCK_SECONDS)).get(member.name)
+    # then it asks for a restart in time
+    found = (await watched({member: scene}, FOUND_SECONDS)).get(member.name)
     assert found, "/healthz stays 200 although nothing is fetched"
     assert scene.setup.name in " ".join(found)
     assert scene.look().finished == 1
@@ -54,10 +58,9 @@ async def test_a_consumer_that_fetches_no_more_is_not_healthy(scene_of: MakeScen
 
 async def test_idle_waiting_and_full_members_are_healthy(scene_of: MakeScene) -> None:
     # given one with nothing to do, one whose only key waits, one that may take no more
-    idle, waiting, full = await scene_of(), await scene_of(), await scene_of()
+    idle, waiting, full = [await scene_of(stuck_seconds=STUCK_SECONDS) for _ in range(3)]
     scenes = {scene.member(): scene for scene in (idle, waiting, full)}
-    for member, scene in scenes.items():
-        await scene.start(member)
+    await asyncio.gather(*(scene.start(member) for member, scene in scenes.items()))
     await waiting.publish(
         waiting.topics.ordered, [ThingChanged(thing="w", number=0, deed="later", count=3600)]
     )
@@ -69,14 +72,14 @@ async def test_idle_waiting_and_full_members_are_healthy(scene_of: MakeScene) ->
     await full.until(lambda h: len(h.open_runs()) >= 64, 20, "all places are taken")
 
     # then none of them asks for a restart
-    assert await watched(scenes, STUCK_SECONDS + SLACK_SECONDS) == {}
+    assert await watched(scenes, FOUND_SECONDS) == {}
     full.setup.gate.touch()
     await full.until(full.settled, 60, "the full one goes on")
 
 
 async def test_a_broker_that_falls_silent_makes_nobody_unhealthy(scene_of: MakeScene) -> None:
     # given members at work
-    scene = await scene_of(session_seconds=None)
+    scene = await scene_of(session_seconds=None, stuck_seconds=STUCK_SECONDS)
     members = {scene.member(): scene, scene.member(): scene}
     await scene.start(*members)
     await scene.publish(
@@ -88,7 +91,7 @@ async def test_a_broker_that_falls_silent_makes_nobody_unhealthy(scene_of: MakeS
     assert broker is not None
     os.kill(broker, signal.SIGSTOP)
     try:
-        found = await watched(members, STUCK_SECONDS + SLACK_SECONDS)
+        found = await watched(members, SILENT_SECONDS)
     finally:
         os.kill(broker, signal.SIGCONT)
 
@@ -121,7 +124,9 @@ async def test_a_handler_that_blocks_the_loop_is_named_and_writes_nothing_twice(
     # then one of them wrote, and log and metrics name the culprit
     effects = [fact for fact in scene.look().facts if fact.kind == "effect"]
     assert len(effects) == 1
-    assert await scene.metric(guilty, "bitbylaw_loop_lag_seconds_sum") >= BLOCK_SECONDS / 2
+    await scene.metric(
+        guilty, "bitbylaw_loop_lag_seconds_sum", lambda lag: lag >= BLOCK_SECONDS / 2
+    )
     words = [
         line
         for line in guilty.lines()

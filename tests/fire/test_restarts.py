@@ -46,7 +46,9 @@ async def test_a_rolling_restart_of_named_members_rebalances_nothing(scene_of: M
     stopping = asyncio.Event()
     loading = asyncio.create_task(load(scene, stopping))
     await scene.until(lambda h: h.finished > 10 * BURST, 60, "at work")
-    await asyncio.sleep(5)  # until the last of the first joins has settled
+    async with asyncio.timeout(20):
+        while not await scene.gathered(MEMBERS):  # noqa: ASYNC110 - a group tells only who asks
+            await asyncio.sleep(0.2)
     before = (await scene.notes()).generations
 
     # when each is told to stop in the middle of work and starts again under its name

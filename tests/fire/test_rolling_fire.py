@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from fire.ledger import History
-from fire.scene import MakeScene, Member, Scene
+from fire.scene import LOOK_SECONDS, MakeScene, Member, Scene
 from fire.service import ThingChanged
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
@@ -17,9 +17,14 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 KEYS_PER_RECORD = 1 / 50
 """100,000 records over 2,000 keys."""
 
+STEP = "Fire Order"
 FINISH_SECONDS = 120.0
-FLOW_SECONDS = 60.0
+DEED_SECONDS = 3.0
+"""How long records flow from one deed to the next, at least."""
+
+RECORDS_PER_SECOND = 1_666
 BURST = 100
+BURSTS = 75
 COALESCED_EACH = 10
 """Every tenth event also goes where one run answers for all that waits."""
 
@@ -32,6 +37,9 @@ class Storm:
         told: every deed, for the report of a seed that failed.
         exits: the exit codes of those that were stopped in order.
         release: of those that join from now on.
+        allowed: how many records may flow before the next deed is done, so that none comes when
+            all is over.
+        flowed: how many did.
     """
 
     scene: Scene
@@ -40,6 +48,8 @@ class Storm:
     told: list[str] = field(default_factory=list)
     exits: list[int] = field(default_factory=list)
     release: int = 1
+    allowed: int = 0
+    flowed: int = 0
 
     async def join(self) -> None:
         """Start one more."""
@@ -114,38 +124,46 @@ def events(scene: Scene, count: int, seed: int) -> list[ThingChanged]:
     return found
 
 
-async def flow(scene: Scene, found: list[ThingChanged], seconds: float) -> None:
-    """Publish in bursts, evenly over so many seconds, whatever the broker does meanwhile."""
-    for first in range(0, len(found), BURST):
-        burst = found[first : first + BURST]
+async def flow(storm: Storm, found: list[ThingChanged], seconds: float) -> None:
+    """Publish in bursts, over so many seconds at least, whatever the broker does meanwhile."""
+    scene, size = storm.scene, max(1, min(BURST, len(found) // BURSTS))
+    for first in range(0, len(found), size):
+        while first > storm.allowed:  # noqa: ASYNC110 - it is looked at as often as anything here
+            await asyncio.sleep(LOOK_SECONDS)
+        burst = found[first : first + size]
         await scene.publish(scene.topics.ordered, burst)
+        storm.flowed += len(burst)
         await scene.publish(scene.topics.changed, burst[::COALESCED_EACH])
-        await asyncio.sleep(seconds * BURST / len(found))
+        await asyncio.sleep(seconds * size / len(found))
 
 
-def at_work(share: int, count: int, history: History) -> bool:
+def at_work(share: int, storm: Storm, history: History) -> bool:
     """Whether so many records are finished, and something is in the middle of it, if it can be."""
-    return history.finished >= share and (bool(history.open_runs()) or history.finished >= count)
+    finished = sum(len(well) for (step, _), well in history.well.items() if step == STEP)
+    return finished >= share and (bool(history.open_runs()) or finished >= storm.flowed)
 
 
 async def weather(storm: Storm, deeds: list[Callable[[], Awaitable[None]]], count: int) -> None:
     """Do one deed after the other, each in the middle of work, when its share is finished."""
     for number, deed in enumerate(deeds, start=1):
-        share = count * number // (len(deeds) + 1)
+        share, after = (count * n // (len(deeds) + 1) for n in (number, number + 1))
+        storm.allowed = after
         await storm.scene.until(
-            functools.partial(at_work, share, count),
+            functools.partial(at_work, share, storm),
             FINISH_SECONDS + count / 100,
             f"{share} records finished and one at work, after {storm.told[-1:]}",
         )
         await asyncio.sleep(storm.random.uniform(0, 0.02))
         await deed()
+    storm.allowed = count
 
 
 async def under_fire(storm: Storm, deeds: list[Callable[[], Awaitable[None]]], count: int) -> None:
     """Let records flow, do the deeds, judge what came of it."""
     found = events(storm.scene, count, storm.random.randrange(2**32))
+    seconds = max(DEED_SECONDS * (len(deeds) + 1), count / RECORDS_PER_SECOND)
     async with asyncio.TaskGroup() as together:
-        together.create_task(flow(storm.scene, found, FLOW_SECONDS))
+        together.create_task(flow(storm, found, seconds))
         together.create_task(weather(storm, deeds, count))
     await judge(storm, count)
 

@@ -497,3 +497,4 @@ def test_watching_a_kafka_that_is_away_says_so_and_goes_on(system: System) -> No
     away = replace(system, connect={"bootstrap_servers": "127.0.0.1:1"})
     watched = away.typed("lag", "--watch", "--count", "2", "--every", "0.5")
     assert watched.stdout.count("Kafka does not answer") == 2
+    assert watched.returncode == Exit.UNREACHABLE

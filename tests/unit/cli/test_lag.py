@@ -759,6 +759,21 @@ def test_watching_goes_on_through_an_outage(monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [
+        (CALM, Exit.OK),
+        (empty(), Exit.FINDING),
+        (CommandError(Exit.UNREACHABLE, "Kafka does not answer"), Exit.UNREACHABLE),
+    ],
+)
+def test_watching_ends_with_the_code_of_its_last_answer(
+    monkeypatch: pytest.MonkeyPatch, last: Snapshot | Exception, code: Exit
+) -> None:
+    bbl = opened(monkeypatch, CommandError(Exit.UNREACHABLE, "not yet"), CALM, last)
+    assert bbl("lag", "--watch", "--count", "3", "--every", "0.5").exit_code == code
+
+
 def test_wrong_usage_ends_watching(monkeypatch: pytest.MonkeyPatch) -> None:
     bbl = opened(monkeypatch, CommandError(Exit.USAGE, "that cannot be"))
     assert bbl("lag", "--watch").exit_code == Exit.USAGE

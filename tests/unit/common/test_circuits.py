@@ -1,8 +1,9 @@
 """Circuits: when they open, what a probe costs, and how a recovery widens; time is a number."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Hashable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 import pytest
@@ -15,6 +16,7 @@ from bitbylaw_common.circuits import (
     FAILED_RECORDS,
     PATIENCE,
     RAMP,
+    TURN_AGAIN_SECONDS,
     WINDOW_SECONDS,
     Circuit,
     Circuits,
@@ -31,6 +33,7 @@ from bitbylaw_common.errors import (
     Transient,
     Unauthorized,
 )
+from bitbylaw_common.limits import LocalLimits, Turns
 from bitbylaw_common.runtime.hosts.memory_host import ManualClock
 from bitbylaw_common.runtime.verdict import RATE_LIMIT_PAUSE
 
@@ -358,8 +361,10 @@ class Side:
 
 
 @asynccontextmanager
-async def kept(clock: ManualClock) -> AsyncIterator[tuple[Circuits, Side]]:
-    circuits, side = Circuits(clock), Side(clock)
+async def kept(
+    clock: ManualClock, turns: Turns | None = None, side: Side | None = None
+) -> AsyncIterator[tuple[Circuits, Side]]:
+    circuits, side = Circuits(clock, turns), side or Side(clock)
     circuits.declare(SYSTEM, side.probe)
     try:
         yield circuits, side
@@ -406,6 +411,69 @@ async def test_after_a_401_ten_minutes_see_at_most_ten_probes(clock: ManualClock
         await passes(clock, 10 * MINUTE)
         gaps = [b - a for a, b in zip([0.0, *side.probes], side.probes, strict=False)]
         assert 1 <= len(side.probes) <= 10
+        assert min(gaps) >= MINUTE
+
+
+@asynccontextmanager
+async def fleet(clock: ManualClock, count: int) -> AsyncIterator[tuple[list[Circuits], Side]]:
+    """Several processes that share their turns, before one system."""
+    side, turns = Side(clock), LocalLimits(clock, {})
+    async with AsyncExitStack() as opened:
+        found = [await opened.enter_async_context(kept(clock, turns, side)) for _ in range(count)]
+        yield [circuits for circuits, _ in found], side
+
+
+async def test_after_a_401_all_processes_together_send_one_probe_a_minute_at_most(
+    clock: ManualClock,
+) -> None:
+    async with fleet(clock, 3) as (circuits, side):
+        side.error = DENIED
+        for number, one in enumerate(circuits):
+            denies(one.of(SYSTEM), f"d{number}")
+            await passes(clock, 7)
+        await passes(clock, 20 * MINUTE)
+        gaps = [b - a for a, b in zip([0.0, *side.probes], side.probes, strict=False)]
+        assert len(side.probes) >= 10
+        assert min(gaps) >= MINUTE
+
+
+async def test_once_a_key_is_good_again_all_who_wait_for_their_turn_find_out_within_seconds(
+    clock: ManualClock,
+) -> None:
+    async with fleet(clock, 5) as (circuits, side):
+        side.error = DENIED
+        for one in circuits:
+            denies(one.of(SYSTEM), "d1")
+        await passes(clock, MINUTE + 1)
+        assert len(side.probes) == 1
+        side.error = None
+        await passes(clock, MINUTE + len(circuits) * TURN_AGAIN_SECONDS)
+        # the one that asked in vain plans its own next; nobody else waits any more
+        states = sorted(one.of(SYSTEM).state for one in circuits)
+        assert states.count(State.RAMPING) >= 4
+
+
+async def test_who_finds_a_system_down_does_not_probe_in_the_minute_of_another_s_401(
+    clock: ManualClock,
+) -> None:
+    async with fleet(clock, 3) as (circuits, side):
+        side.error = DENIED
+        denies(circuits[0].of(SYSTEM), "d1")
+        await passes(clock, 1)
+        for one in circuits[1:]:
+            fails(one.of(SYSTEM), *range(FAILED_RECORDS))
+        await passes(clock, 20 * MINUTE)
+        gaps = [b - a for a, b in zip([0.0, *side.probes], side.probes, strict=False)]
+        assert min(gaps) >= MINUTE
+
+
+async def test_a_probe_that_is_refused_takes_the_minute_for_all(clock: ManualClock) -> None:
+    async with fleet(clock, 3) as (circuits, side):
+        side.error = DENIED
+        for one in circuits:
+            fails(one.of(SYSTEM), *range(FAILED_RECORDS))
+        await passes(clock, 20 * MINUTE)
+        gaps = [b - a for a, b in itertools.pairwise(side.probes)]
         assert min(gaps) >= MINUTE
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitbylaw_common import metrics
 from bitbylaw_common.clock import SystemClock
 from bitbylaw_common.errors import HeldBack
 from bitbylaw_common.limits import LocalLimits, NoLimits, Priority, Rate, admitted, shared_limits
@@ -236,7 +237,23 @@ async def test_a_system_without_a_rate_and_no_limits_let_everything_pass() -> No
     assert clock.next_sleeper() is None
 
 
-async def test_without_any_rate_redis_is_not_even_opened() -> None:
+async def test_without_any_rate_no_call_waits_for_redis() -> None:
     nowhere = RedisSettings.from_env({"REDIS_URL": "redis://127.0.0.1:1/0"})
+    before = metrics.value("bitbylaw_rate_store_down_total", system=SYSTEM)
     async with shared_limits(nowhere, SystemClock(), {SYSTEM: None}) as limits:
-        assert isinstance(limits, NoLimits)
+        for _ in range(100):
+            await limits.take(SYSTEM, "get_file", within_seconds=0, priority="sync", order=0)
+    assert metrics.value("bitbylaw_rate_store_down_total", system=SYSTEM) == before
+
+
+async def test_a_turn_is_one_s_until_its_time_is_over_or_it_is_passed_on() -> None:
+    clock = ManualClock()
+    limits = LocalLimits(clock, {})
+    assert await limits.take_turn(SYSTEM, 60) == 0
+    clock.move(20)
+    assert await limits.take_turn(SYSTEM, 60) == 40
+    assert await limits.take_turn("another", 60) == 0
+    clock.move(40)
+    assert await limits.take_turn(SYSTEM, 60) == 0
+    await limits.pass_turn_on(SYSTEM)
+    assert await limits.take_turn(SYSTEM, 60) == 0

@@ -351,6 +351,27 @@ async def test_while_kafka_is_away_the_step_stands_still_and_the_halt_is_written
         assert gates.room(STEP) == 0
 
 
+async def test_a_process_that_stops_writes_its_halt_first_if_kafka_takes_it(bench: Bench) -> None:
+    gates = bench.gates()
+    commands = Commands(bench.log, bench.clock, [gates], source=SERVICE)
+    fail(gates)
+    await commands.last_words(5)
+    assert len(bench.stored(StepHalted)) == 1
+    assert gates.unpublished() == ()
+    async with bench.process() as successor:
+        assert successor.room(STEP) == 0
+
+
+async def test_a_process_that_stops_waits_for_kafka_no_longer_than_it_is_told(bench: Bench) -> None:
+    gates = bench.gates()
+    commands = Commands(bench.log, bench.clock, [gates], source=SERVICE)
+    bench.log.failing = True
+    fail(gates)
+    async with asyncio.timeout(5):
+        await commands.last_words(0.05)
+    assert len(gates.unpublished()) == 1
+
+
 async def test_a_resume_ends_the_halt_of_two_workers_that_halted_at_once(bench: Bench) -> None:
     async with bench.process() as one, bench.process() as other:
         fail(one)

@@ -1,7 +1,7 @@
 """The worker and what only the owner may write: fencing, voided partitions, held lanes, the lease."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 
 import pytest
@@ -13,10 +13,11 @@ from bitbylaw_common.locks import NoLocks
 from bitbylaw_common.outcomes import Done, Outcome, Retry, Wait
 from bitbylaw_common.runtime import Context
 from bitbylaw_common.runtime.desk import WorkerOptions
+from bitbylaw_common.runtime.hosts.kafka_host import KafkaHost
 from bitbylaw_common.runtime.hosts.memory_host import ManualClock, MemoryLog
 from bitbylaw_common.runtime.offsets import Commit
 from bitbylaw_common.runtime.ports import OpenGates, Outgoing
-from bitbylaw_common.runtime.worker import Worker
+from bitbylaw_common.runtime.worker import Place, Worker
 from bitbylaw_common.topics import PARTITIONS
 from harness import encoded
 from toy import CHANGED, ORDERED, Ledger, ThingBase, ThingChanged, state, toy
@@ -197,6 +198,70 @@ async def test_what_was_finished_before_is_not_run_again_after_a_retake(bench: B
     await bench.turn()
     assert bench.ledger.numbers("a") == [0, 1, 2, 2]
     assert worker.commits()[ORDERED.name, HOME] == Commit(3)
+
+
+async def test_what_a_void_partition_had_finished_is_committed_for_its_next_owner(
+    bench: Bench,
+) -> None:
+    # given two records done, and a third whose write left its partition void
+    old = await bench.worker()
+    await bench.tell(old, 0, 1, ordered=True)
+    bench.ledger.answer = _count
+    bench.ledger.gate.set()
+    bench.lose_acknowledgement(topics.base("toy").name)
+    await bench.tell(old, 2, ordered=True)
+    assert old.voided == {HOME}
+
+    # when it is committed and another takes over
+    commits = old.commits()
+    assert commits == {(ORDERED.name, HOME): Commit(2)}
+    old.committed(commits)
+    assert old.commits() == {}
+    new = await bench.worker()
+    new.forget({HOME})
+    await new.assign({HOME}, commits)
+    bench.read_on(new, HOME)
+    await bench.turn()
+
+    # then only the third runs again
+    assert bench.ledger.numbers("a") == [0, 1, 2, 2]
+
+
+async def test_a_member_whose_partitions_are_all_void_commits_when_it_gives_them_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = KafkaHost(
+        toy(bench.ledger),
+        bench.ledger,
+        connect={"bootstrap_servers": "127.0.0.1:1"},
+        log=bench.log,
+        clock=bench.clock,
+        locks=NoLocks(),
+        options=WorkerOptions(),
+        instance=None,
+    )
+    told: list[Mapping[Place, Commit]] = []
+
+    async def commit(commits: Mapping[Place, Commit]) -> bool:
+        told.append(commits)
+        return True
+
+    monkeypatch.setattr(host._consumer, "commit", commit)
+    monkeypatch.setattr(host._consumer, "holds_lease", lambda: True)
+    bench.workers.append(host.worker)
+    await host.worker.assign({HOME})
+    await bench.tell(host.worker, 0, 1, ordered=True)
+    bench.ledger.answer = _count
+    bench.ledger.gate.set()
+    bench.lose_acknowledgement(topics.base("toy").name)
+    await bench.tell(host.worker, 2, ordered=True)
+    assert host.worker.partitions == frozenset()
+    assert host.worker.voided == {HOME}
+
+    await host._revoked(frozenset({HOME}))
+    assert told == [{(ORDERED.name, HOME): Commit(2)}]
+    assert host.worker.voided == frozenset()
+    await host.close()
 
 
 async def test_a_retake_while_kafka_is_away_leaves_everything_voided(bench: Bench) -> None:

@@ -25,6 +25,7 @@ from bitbylaw_common.errors import (
     Transient,
     Unauthorized,
 )
+from bitbylaw_common.limits import NoLimits, Turns
 from bitbylaw_common.logs import step_logger
 
 T = TypeVar("T")
@@ -45,7 +46,11 @@ PROBE_SECONDS = (1.0, 60.0)
 """The first pause before a probe, and the longest; each failed one doubles it."""
 
 PROBE_UNAUTHORIZED_SECONDS = (60.0, 300.0)
-"""The same once a key was refused: EspoCRM bans an address that fails to log in too often."""
+"""The same once a key was refused: EspoCRM bans an address that fails to log in too often. The first
+is also what lies between two probes of all processes together."""
+
+TURN_AGAIN_SECONDS = 2.0
+"""Who waits for its turn to probe asks this often, because another may have found the system well."""
 
 PATIENCE = timedelta(seconds=30)
 """How long a system is left alone that asks for patience without saying how much."""
@@ -174,6 +179,11 @@ class Circuit:
     def probe_seconds(self) -> float:
         """How long until the next probe; zero when it is due."""
         return max(0.0, self._probe_at - self._clock.monotonic(), self.patience_seconds)
+
+    @property
+    def unauthorized(self) -> bool:
+        """Whether our key was refused and no probe has found it good since."""
+        return self._unauthorized
 
     @property
     def described(self) -> CircuitState:
@@ -337,10 +347,13 @@ class Circuits:
 
     Args:
         clock: measures, and lets the pauses between probes pass.
+        turns: shared with the other processes, so that they probe one after the other, and at most
+            once a minute, all together, once a key was refused.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, turns: Turns | None = None) -> None:
         self._clock = clock
+        self._turns = turns or NoLimits()
         self._circuits: dict[str, Circuit] = {}
         self._probes: dict[str, Probe] = {}
         self._was: dict[str, State] = {}
@@ -457,12 +470,23 @@ class Circuits:
 
     async def _recover(self, circuit: Circuit) -> None:
         """Probe until the system is well; a new failure begins this anew."""
+        if circuit.unauthorized:
+            # What was refused just now counts as well where an address is banned.
+            await self._take_turn(circuit)
         while circuit.state is State.OPEN:
-            if (seconds := circuit.probe_seconds) > 0:
+            seconds = circuit.probe_seconds
+            if seconds <= 0:
+                seconds = min(await self._take_turn(circuit), TURN_AGAIN_SECONDS)
+            if seconds > 0:
                 await self._clock.sleep(seconds)
                 continue
             circuit.probe_begins()
             circuit.probed(await self._ask(circuit.system))
+            if not circuit.unauthorized:
+                await self._turns.pass_turn_on(circuit.system)
+
+    async def _take_turn(self, circuit: Circuit) -> float:
+        return await self._turns.take_turn(circuit.system, PROBE_UNAUTHORIZED_SECONDS[0])
 
     async def _ask(self, system: str) -> OutsideError | None:
         """Return what is wrong with the system; None when it answers as one that is well."""

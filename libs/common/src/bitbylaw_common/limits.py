@@ -1,9 +1,12 @@
-"""Rate limits of outside systems, shared by all processes through Redis; people's calls come first."""
+"""What processes share about outside systems through Redis: how often each may be asked, and by whom.
+
+Rate limits, in which people's calls come first; and the one turn to ask a system that refused a key.
+"""
 
 import asyncio
 import heapq
 import math
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -107,8 +110,29 @@ return wait
 """
 """`admitted`, by Redis' own clock and for all processes at once."""
 
+_TAKE_TURN = """
+if redis.call('set', KEYS[1], '1', 'nx', 'px', ARGV[1]) then return 0 end
+return math.max(1, redis.call('pttl', KEYS[1]))
+"""
 
-class Limits(Protocol):
+
+class Turns(Protocol):
+    """Who of all processes may ask a system whether it is well again: one at a time."""
+
+    async def take_turn(self, system: str, seconds: float) -> float:
+        """Take the turn, so that nobody else has it for `seconds`.
+
+        Returns:
+            Zero when it was taken; else for how many seconds another has it still.
+        """
+        ...
+
+    async def pass_turn_on(self, system: str) -> None:
+        """Let the next have the turn at once."""
+        ...
+
+
+class Limits(Turns, Protocol):
     """How often systems may be asked."""
 
     async def take(
@@ -138,7 +162,7 @@ class Limits(Protocol):
 
 
 class NoLimits:
-    """Every call may be sent at once."""
+    """Every call may be sent at once, and everybody has a turn."""
 
     async def take(
         self,
@@ -150,6 +174,13 @@ class NoLimits:
         order: int,
     ) -> None:
         """Return."""
+
+    async def take_turn(self, system: str, seconds: float) -> float:
+        """Return zero."""
+        return 0.0
+
+    async def pass_turn_on(self, system: str) -> None:
+        """Do nothing."""
 
 
 class _Line:
@@ -209,6 +240,7 @@ class LocalLimits:
         self._clock = clock
         self._rates = dict(rates)
         self._used_until: dict[str, int] = {}
+        self._turns_until: dict[str, float] = {}
         self._lines: dict[tuple[str, Priority], _Line] = {}
 
     async def take(
@@ -256,11 +288,24 @@ class LocalLimits:
         wait, self._used_until[system] = admitted(before, now, rate, priority)
         return wait
 
+    async def take_turn(self, system: str, seconds: float) -> float:
+        """See `Turns.take_turn`."""
+        now = self._clock.monotonic()
+        left = max(0.0, self._turns_until.get(system, now) - now)
+        if not left:
+            self._turns_until[system] = now + seconds
+        return left
+
+    async def pass_turn_on(self, system: str) -> None:
+        """See `Turns.pass_turn_on`."""
+        self._turns_until.pop(system, None)
+
 
 class RedisLimits(LocalLimits):
-    """Limits that all processes share under `rate:{system}`; local ones while Redis is away.
+    """Limits that all processes share through Redis; local ones while it is away.
 
-    Each process then keeps the whole rate for itself, which is said once and counted.
+    They lie under `rate:{system}` and `turn:{system}`. While Redis is away each process keeps the
+    whole rate, and its own turns, for itself, which is said once and counted.
 
     Args:
         redis: a client with a socket time-out.
@@ -276,25 +321,44 @@ class RedisLimits(LocalLimits):
         self._logger = step_logger()
 
     async def _wait(self, system: str, rate: Rate, priority: Priority) -> int:
+        wait = await self._asked(
+            system,
+            lambda: self._redis.eval(
+                _ADMIT,
+                1,
+                f"rate:{system}",
+                rate.interval,
+                rate.ahead(priority),
+                rate.ahead("interactive"),
+            ),
+        )
+        return await super()._wait(system, rate, priority) if wait is None else wait
+
+    async def take_turn(self, system: str, seconds: float) -> float:
+        """See `Turns.take_turn`."""
+        left = await self._asked(
+            system,
+            lambda: self._redis.eval(_TAKE_TURN, 1, f"turn:{system}", int(seconds * 1000)),
+        )
+        return await super().take_turn(system, seconds) if left is None else left / 1000
+
+    async def pass_turn_on(self, system: str) -> None:
+        """See `Turns.pass_turn_on`."""
+        await super().pass_turn_on(system)
+        await self._asked(system, lambda: self._redis.delete(f"turn:{system}"))
+
+    async def _asked(self, system: str, question: Callable[[], Awaitable[Any]]) -> int | None:
+        """Return Redis' answer; None, counted, while there is none."""
         if not self._down or self._clock.monotonic() >= self._ask_again:
             try:
-                wait = int(
-                    await self._redis.eval(
-                        _ADMIT,
-                        1,
-                        f"rate:{system}",
-                        rate.interval,
-                        rate.ahead(priority),
-                        rate.ahead("interactive"),
-                    )
-                )
+                answer = int(await question())
             except (RedisError, OSError, TimeoutError) as down:
                 self._silent(down)
             else:
                 self._answered()
-                return wait
+                return answer
         metrics.RATE_STORE_DOWN.labels(system).inc()
-        return await super()._wait(system, rate, priority)
+        return None
 
     def _answered(self) -> None:
         metrics.REDIS_UP.set(1)
@@ -326,17 +390,15 @@ def _too_many(system: str, operation: str, rate: Rate, seconds: float) -> HeldBa
 async def shared_limits(
     settings: RedisSettings, clock: Clock, rates: Mapping[str, float | None]
 ) -> AsyncIterator[Limits]:
-    """Open what keeps these rates together with the other processes; Redis itself may be away.
+    """Open what keeps rates and turns together with the other processes; Redis itself may be away.
 
     Args:
         settings: how to reach Redis.
         clock: as for `LocalLimits`.
-        rates: calls in a second by system; None for no limit. Without any, Redis is not asked.
+        rates: calls in a second by system; None for no limit. Where none is limited, Redis is
+            asked for turns alone.
     """
     limited = {system: Rate(rate) for system, rate in rates.items() if rate is not None}
-    if not limited:
-        yield NoLimits()
-        return
     seconds = min(settings.timeout_seconds, ANSWER_SECONDS)
     redis = Redis.from_url(
         settings.connection_url(settings.db_advoware_cache).get_secret_value(),

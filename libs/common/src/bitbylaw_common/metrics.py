@@ -6,7 +6,7 @@ operation) or the words listed beside the metric. Never an id, never a value of 
 
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -32,21 +32,25 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves
 ProcessCollector(registry=REGISTRY)
 
 _declared: dict[str, frozenset[str]] = {}
+_metrics: list[Counter | Gauge | Histogram] = []
 
 
 def _counter(name: str, text: str, *labels: str) -> Counter:
     _declared[name] = frozenset(labels)
-    return Counter(name, text, labels, registry=REGISTRY)
+    _metrics.append(made := Counter(name, text, labels, registry=REGISTRY))
+    return made
 
 
 def _gauge(name: str, text: str, *labels: str) -> Gauge:
     _declared[name] = frozenset(labels)
-    return Gauge(name, text, labels, registry=REGISTRY)
+    _metrics.append(made := Gauge(name, text, labels, registry=REGISTRY))
+    return made
 
 
 def _histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
     _declared[f"{name}_count"] = _declared[f"{name}_sum"] = frozenset(labels)
-    return Histogram(name, text, labels, buckets=buckets, registry=REGISTRY)
+    _metrics.append(made := Histogram(name, text, labels, buckets=buckets, registry=REGISTRY))
+    return made
 
 
 # fmt: off
@@ -220,6 +224,22 @@ def status_class(status: int | None) -> str:
 def render() -> tuple[bytes, str]:
     """Return all metrics as Prometheus reads them, and the content type to send them with."""
     return generate_latest(REGISTRY), CONTENT_TYPE_PLAIN_0_0_4
+
+
+def declared() -> Mapping[str, frozenset[str]]:
+    """Return every metric's labels, by the name that `value` takes."""
+    return dict(_declared)
+
+
+def samples() -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Return where every declared series stands, by name and sorted labels: for tests."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for metric in _metrics
+        for family in metric.collect()
+        for sample in family.samples
+        if sample.name in _declared
+    }
 
 
 def value(name: str, **labels: str) -> float:

@@ -35,7 +35,7 @@ def deps_over(
 
     Their circuits hold calls back; they are the caller's to close.
     """
-    circuits = Circuits(clock)
+    circuits = Circuits(clock, limits)
     guarded = GuardedTransport(transport, circuits=circuits, clock=clock, limits=limits)
     espocrm = EspoCRM(
         guarded,

@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from bitbylaw_common import metrics
 from bitbylaw_common.deadlines import Deadlines
-from bitbylaw_common.errors import LogUnavailableError
+from bitbylaw_common.errors import LogUnavailableError, RecordRefused
 from bitbylaw_common.kafka.codec import partition_of
 from bitbylaw_common.kafka.state import KafkaState
 from bitbylaw_common.logs import step_logger
@@ -144,6 +144,7 @@ class KafkaLog:
         Raises:
             LogUnavailableError: too much waits already (nothing was sent), or it was not
                 acknowledged in time (each may be stored, now or when the broker is back).
+            RecordRefused: as `Log.append`; also where the broker's own limit is lower than declared.
         """
         if not records:
             return []
@@ -164,10 +165,7 @@ class KafkaLog:
                 f"Kafka did not acknowledge: {self._deadlines.seconds:g} s passed"
             ) from None
         except (KafkaError, OSError) as failed:
-            metrics.KAFKA_APPEND_FAILURES.labels("error").inc()
-            raise LogUnavailableError(
-                f"Kafka did not acknowledge: {type(failed).__name__}"
-            ) from failed
+            raise _failed(failed) from failed
         metrics.KAFKA_APPEND_SECONDS.observe(loop.time() - started)
         return stored
 
@@ -313,6 +311,15 @@ def _weight(record: Outgoing) -> int:
 
 def _position(stored: Any) -> Position:
     return Position(stored.topic, stored.partition, stored.offset)
+
+
+def _failed(error: KafkaError | OSError) -> LogUnavailableError | RecordRefused:
+    if isinstance(error, MessageSizeTooLargeError):
+        # Whoever tried again would try for ever.
+        metrics.KAFKA_APPEND_FAILURES.labels("refused").inc()
+        return RecordRefused("a record is larger than its topic takes, by the broker's own limit")
+    metrics.KAFKA_APPEND_FAILURES.labels("error").inc()
+    return LogUnavailableError(f"Kafka did not acknowledge: {type(error).__name__}")
 
 
 async def _seek(

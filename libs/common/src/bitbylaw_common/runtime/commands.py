@@ -6,6 +6,7 @@ starts reads it to the end before anything runs.
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -237,6 +238,17 @@ class Commands:
             for gates in self.gates:
                 for halt in gates.unpublished():
                     await self._publish(gates, halt)
+
+    async def last_words(self, seconds: float) -> None:
+        """Write the halts that are not acknowledged yet, for so many seconds at most.
+
+        For a process that stops: its successor would find out again what it knew.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for gates in self.gates:
+                    for halt in gates.unpublished():
+                        await self._publish(gates, halt)
 
     async def load(self) -> None:
         """Read from the beginning to the end as it is now, and set `loaded`; may be repeated.

@@ -18,7 +18,8 @@ class DeadLetter(BaseModel):
 
     Attributes:
         step, entity, entity_id: what it was about; empty where the record could not be read.
-        origin: `topic:partition:offset` of the record that died.
+        origin: `topic:partition:offset` of the record that died; of one that was asked for again,
+            and died anew, of the record itself and not of the request.
         reason: in words, without values of the record.
         error: class of the failure; "Bug" and "Undecodable" are counted apart.
         attempts: how many runs were made.

@@ -36,6 +36,9 @@ from bitbylaw_common.settings import (
 from bitbylaw_common.topics import Topic
 
 JOURNAL_SECONDS = 0.02
+LAST_WORDS_SECONDS = 5.0
+"""How long a process that stops tries to write a halt that Kafka has not acknowledged yet."""
+
 STUCK_SECONDS = 40.0
 """A consumer that has not moved for so long should be restarted; noticed within a minute."""
 
@@ -74,6 +77,7 @@ class Hosting:
         self.hosted = [_Hosted(app) for app in apps]
         self.fleet: Fleet | None = None
         self.reports: StatusReports | None = None
+        self.commands: Commands | None = None
         self._instance = instance
 
     def healthy(self) -> list[str]:
@@ -294,7 +298,7 @@ async def _begin(
     gates = [hosted.gates for hosted in starting if hosted.gates is not None]
     if gates:
         source = "+".join(hosted.app.name for hosted in starting)
-        commands = Commands(log, clock, gates, source=source)
+        commands = hosting.commands = Commands(log, clock, gates, source=source)
         lasting(commands.follow(log), commands.publish())
         # What is paused or halted must not start for a moment.
         await commands.loaded.wait()
@@ -328,6 +332,8 @@ async def _drain(hosting: Hosting) -> None:
             if late:
                 hosted.task.cancel()
                 await asyncio.wait(late, timeout=5)
+    if hosting.commands is not None:
+        await hosting.commands.last_words(LAST_WORDS_SECONDS)
     if hosting.reports is not None:
         await hosting.reports.withdraw()
 

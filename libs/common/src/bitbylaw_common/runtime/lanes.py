@@ -37,6 +37,8 @@ class Item:
         size: bytes held in memory for it.
         due: of the entry that fired; None for what came otherwise.
         replay: the replay that asked for it; empty when none did.
+        origin: of what was asked for again: `topic:partition:offset` of the record that was run
+            first; empty for all else.
     """
 
     given: object
@@ -49,6 +51,7 @@ class Item:
     size: int = 0
     due: datetime | None = None
     replay: str = ""
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,6 +226,8 @@ class Run(Generic[D]):
             "traceparent": item.envelope.traceparent or self.trace.header,
             spans.EARLIER: self.trace.header,
         }
+        if item.origin:
+            headers[codec.ORIGIN] = item.origin
         return Carried(topic=item.topic, value=body, headers=headers, origin=self.origin)
 
     def journal(
@@ -292,7 +294,8 @@ class Run(Generic[D]):
             step=self.work.key.step,
             entity=self.work.key.entity,
             entity_id=self.work.key.entity_id,
-            origin=self.origin,
+            # Of what was asked for again the request is only the messenger.
+            origin=self.work.item.origin or self.origin,
             reason=verdict.summary[:WORDS_KEPT],
             error=verdict.error or "Rejected",
             attempts=verdict.chain.attempt,
@@ -475,7 +478,8 @@ class Pipeline(Generic[D]):
         kept: list[Outgoing] = []
         if verdict.death is not None:
             letter = run.dead_letter(verdict, now)
-            kept.append(_outgoing(self.desk.dlq_topic, work.key, letter.to_bytes(), run))
+            out = _outgoing(self.desk.dlq_topic, work.key, letter.to_bytes(), run)
+            kept.append(replace(out, headers={**out.headers, codec.ORIGIN: letter.origin}))
         forget = run.entry is not None and not verdict.keep_entry
         if entry is not None:
             kept.append(_outgoing(self.desk.schedule_topic, work.key, entry.to_bytes(), run))

@@ -20,7 +20,13 @@ def _in_utc(instant: datetime) -> datetime:
 
 
 class Carried(BaseModel):
-    """The event to run with when the entry is due, as it lay on its topic."""
+    """The event to run with when the entry is due, as it lay on its topic.
+
+    Attributes:
+        headers: what its next run needs of them.
+        origin: `topic:partition:offset` of the record that brought it: of a request, where it was
+            asked for. A delivery of that record again is known by it.
+    """
 
     model_config = ConfigDict(frozen=True)
 

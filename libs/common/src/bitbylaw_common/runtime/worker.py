@@ -415,21 +415,29 @@ class Worker(Generic[D]):
         self._pump()
 
     def commits(self) -> dict[Place, Commit]:
-        """Return what may be committed now: (topic, partition) to the commit to make."""
+        """Return what may be committed now: (topic, partition) to the commit to make.
+
+        Also of partitions that are void: what they had finished is certain, and whoever has them
+        next need not make it again.
+        """
         return {
-            (topic, part.number): commit
-            for part in self._partitions.values()
-            for topic, offsets in part.offsets.items()
+            (topic, number): commit
+            for number, by_topic in self._offsets().items()
+            for topic, offsets in by_topic.items()
             if (commit := offsets.commit()) is not None
         }
 
     def committed(self, commits: Mapping[Place, Commit]) -> None:
         """Note that the broker acknowledged these commits."""
         self._last_commit = self._desk.clock.now()
+        known = self._offsets()
         for (topic, partition), commit in commits.items():
-            part = self._partitions.get(partition)
-            if part is not None and topic in part.offsets:
-                part.offsets[topic].committed(commit)
+            offsets = known.get(partition, {}).get(topic)
+            if offsets is not None:
+                offsets.committed(commit)
+
+    def _offsets(self) -> dict[int, dict[str, Offsets]]:
+        return {number: part.offsets for number, part in self._partitions.items()} | self._voided
 
     def measure(self) -> None:
         """Tell the metrics how much is held and how much waits for its time."""
@@ -536,6 +544,7 @@ class Worker(Generic[D]):
             source,
             record.size,
             replay=record.headers.get(codec.REPLAY, "") if cause == "request" else "",
+            origin=record.headers.get(codec.ORIGIN, "") if cause == "request" else "",
         )
         if isinstance(given, Tick):
             # Each by itself: a run by hand does not answer the instant it waits beside.
@@ -593,7 +602,16 @@ class Worker(Generic[D]):
             step.queue_triggers[0].topic,
         )
         event = codec.decode_value(topic, carried.value.encode())
-        return Item(event, event, envelope, partition, "due", topic=carried.topic, due=entry.due)
+        return Item(
+            event,
+            event,
+            envelope,
+            partition,
+            "due",
+            topic=carried.topic,
+            due=entry.due,
+            origin=carried.headers.get(codec.ORIGIN, ""),
+        )
 
     # Runs -------------------------------------------------------------------------------------
 

@@ -60,7 +60,8 @@ def lag(
     """Say whether a service keeps up; if not, why, since when, and which command helps next.
 
     Looks beside all services: joins no group, moves no offset. Ends with 1 where something was
-    found, with 3 where Kafka does not answer. With --watch and --json each line is one answer.
+    found, with 3 where Kafka does not answer; with --count by the last answer. With --watch and
+    --json each line is one answer.
     """
     services = CONSUMERS if service is None else (guarded(lambda: consumer(service)),)
     meant = guarded(lambda: environment(env))
@@ -71,9 +72,10 @@ def lag(
         _end(report)
         return
     try:
-        run(_watched(meant, services, clock, every=every, count=count, as_lines=json))
+        last = run(_watched(meant, services, clock, every=every, count=count, as_lines=json))
     except KeyboardInterrupt:
         return
+    _end(last)
 
 
 def _show(report: LagReport, *, json: bool) -> None:
@@ -103,7 +105,8 @@ async def _watched(
     every: float,
     count: int | None,
     as_lines: bool,
-) -> None:
+) -> LagReport:
+    """Show one answer after the other; return the last of `count`."""
     console = out()
     shown = 0
     in_place = console.is_terminal and not as_lines
@@ -120,8 +123,9 @@ async def _watched(
                 flush()
                 shown += 1
                 if shown == count:
-                    return
+                    return report
                 await asyncio.sleep(every)
+    raise AssertionError("the answers have no end")
 
 
 async def _reports(

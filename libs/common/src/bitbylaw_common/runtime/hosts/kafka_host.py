@@ -306,7 +306,7 @@ class KafkaHost(Generic[D]):
 
     async def _revoked(self, numbers: frozenset[int]) -> None:
         await self._stop_retaking()
-        if not self.worker.partitions:
+        if not self.worker.partitions and not self.worker.voided:
             # Refused before: the runs are cancelled already, and others own what we had.
             self.worker.forget(numbers)
             return

@@ -20,6 +20,8 @@ D = TypeVar("D")
 
 COMMIT_SECONDS = 0.5
 POLL_SECONDS = 0.2
+MEASURE_SECONDS = 0.25
+"""The gauges need not be newer: a round may be as short as the time between two records."""
 WATCH_SECONDS = 5.0
 LOAD_TRIES = 10
 REFUSALS_SECONDS = 60.0
@@ -90,6 +92,7 @@ class KafkaHost(Generic[D]):
         self._retaking: asyncio.Task[None] | None = None
         self._committing: asyncio.Task[None] | None = None
         self._moved = clock.monotonic()
+        self._measured = float("-inf")
         self._behind: dict[Place, tuple[int, float]] = {}
         self._joined = asyncio.Event()
 
@@ -172,7 +175,9 @@ class KafkaHost(Generic[D]):
         for topic, count in Counter(record.topic for record in records).items():
             metrics.RECORDS_CONSUMED.labels(self._app.name, topic).inc(count)
         self.worker.fire_due()
-        self.worker.measure()
+        if self._moved - self._measured >= MEASURE_SECONDS:
+            self._measured = self._moved
+            self.worker.measure()
         if self.worker.voided and (self._retaking is None or self._retaking.done()):
             self._retaking = self._beside(self._retake())
         if self.worker.failure.done():

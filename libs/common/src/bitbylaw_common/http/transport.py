@@ -74,7 +74,8 @@ class Transport(Protocol):
         Any HTTP status is an answer, not an error: the client judges it.
 
         Raises:
-            Transient: no answer came (refused, reset, time-out). `ambiguous` is True when the
-                request may have been carried out: it was sent and is not idempotent.
+            Transient: no answer came (refused, reset); `TimedOut` when none came in time.
+                `ambiguous` is True when the request may have been carried out: it was sent and is
+                not idempotent.
         """
         ...

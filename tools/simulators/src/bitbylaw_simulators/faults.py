@@ -8,7 +8,7 @@ from typing import Any
 
 KINDS: dict[str, str] = {
     "latency": "the answer takes `seconds` (plus up to `jitter`) longer; `when` is before or after the effect",
-    "status": "answered with `status`, nothing done; `body` is default, code, error, html or empty; `message`, `headers`",
+    "status": "answered with `status`, nothing done (`when` before) or the work done (`when` after); `body` is default, code, error, html or empty; `message`, `headers`",
     "reset_before": "the connection is reset, nothing was done",
     "reset_after": "the work is done, then the connection is reset",
     "torn": "the work is done, the answer ends after `bytes` or `share` of its length",

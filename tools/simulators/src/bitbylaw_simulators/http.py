@@ -82,6 +82,7 @@ class SimServer:
             body=body,
             spool=spool,
             remote=request.remote or "unknown",
+            target=request.raw_path,
         )
         try:
             answer = await self.simulator.handle(asked)
@@ -130,9 +131,12 @@ async def _send(
 ) -> web.StreamResponse:
     """Send the answer, or its first `sent` bytes under its full length."""
     response = web.StreamResponse(status=status, headers=dict(headers))
-    response.content_length = answer.size
+    if answer.announced:
+        response.content_length = answer.size
     await response.prepare(request)
     left = answer.size if sent is None else sent
+    if request.method == "HEAD":
+        left = 0
     for chunk in answer.chunks():
         if left <= 0:
             break

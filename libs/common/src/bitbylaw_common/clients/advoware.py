@@ -160,7 +160,7 @@ class Advoware:
         method: Method,
         path: str,
         *,
-        query: Sequence[tuple[str, str]] = (),
+        query: Sequence[tuple[str, str]] | str = (),
         headers: Mapping[str, str] | None = None,
         body: Body = None,
         timeout_seconds: float | None = None,
@@ -176,7 +176,8 @@ class Advoware:
             method: the HTTP method.
             path: of the resource as text, not percent-encoded: "Beteiligte/104860". One that
                 begins with "api/" is taken as it is, else the prefix goes before it.
-            query: pairs, in their order.
+            query: pairs, in their order; or a text that is encoded already and goes byte for byte
+                (as `Request.query`).
             headers: to send along, such as `Content-Type`. `Authorization` is ours, and what
                 belongs to a single connection is left out.
             body: bytes, or chunks.

@@ -396,5 +396,5 @@ class _AiohttpTransport:
 
 def _url(request: Request) -> URL:
     """Return the address with its query, exactly as it goes on the wire."""
-    query = urlencode(request.params)
+    query = "&".join(part for part in (request.query, urlencode(request.params)) if part)
     return URL(request.url + ("?" + query if query else ""), encoded=True)

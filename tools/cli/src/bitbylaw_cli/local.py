@@ -271,11 +271,14 @@ class LocalSystem:
                 "REDIS_URL": self._stack.redis.url,
             }
         if self.options.env_file is None:
-            crm, xai = (f"http://{HOST}:{free_port()}" for _ in range(2))
+            crm, xai, advoware = (f"http://{HOST}:{free_port()}" for _ in range(3))
             env |= {
                 "ESPOCRM_API_BASE_URL": f"{crm}/api/v1",
                 "XAI_FILES_URL": xai,
                 "XAI_MANAGEMENT_URL": xai,
+                "ADVOWARE_CONFIGURATOR_URL": f"{advoware}/AdvonetConfigurator/api/Url",
+                "ADVOWARE_API_BASE_URL": f"{advoware}/relay",
+                "ADVOWARE_SECURITY_GATEWAY_URL": f"{advoware}/security",
                 "BBL_DIGEST_KEY": _SAMPLE_DIGEST_KEY,
                 "INGEST_UNSIGNED": "accept",
                 **_SAMPLE_KEYS,
@@ -373,6 +376,7 @@ class LocalSystem:
         log = self._fresh_log("simulators")
         crm = self.env["ESPOCRM_API_BASE_URL"].removesuffix("/api/v1")
         xai = self.env["XAI_FILES_URL"]
+        advoware = self.env["ADVOWARE_API_BASE_URL"].removesuffix("/relay")
         folder = self.state_dir / "simulators"
         known = folder.exists()
         kept = ["--state-dir", str(folder)] if self.options.keep else []
@@ -380,19 +384,20 @@ class LocalSystem:
             str(Path(sys.executable).with_name("bitbylaw-simulators")),
             "--espocrm-port", crm.rpartition(":")[2],
             "--xai-port", xai.rpartition(":")[2],
+            "--advoware-port", advoware.rpartition(":")[2],
             "--webhook-base", f"http://{HOST}:{port}",
             "--quirk", f"espocrm.delivery_seconds={DELIVERY_SECONDS}",
             "--quirk", "espocrm.webhook_retry_seconds=5",
             *kept,
         ]  # fmt: skip
-        with self._stage("simulators", "Starting EspoCRM and xAI as simulators") as done:
+        with self._stage("simulators", "Starting EspoCRM, xAI and Advoware as simulators") as done:
             self._simulators = Child("the simulators", command, _inherited(), log)
             await self._simulators.start()
             told = await self._told(self._simulators, log)
             self.simulated = Simulated(told, self.session)
             if known:
                 await self.simulated.point_webhooks_at(f"http://{HOST}:{port}")
-            done("EspoCRM and xAI are ready, simulated")
+            done("EspoCRM, xAI and Advoware are ready, simulated")
 
     async def _told(self, simulators: Child, log: Path) -> Told:
         deadline = monotonic() + READY_SECONDS
@@ -525,6 +530,12 @@ _SAMPLE_KEYS = {
     "ESPOCRM_API_KEY": "7f3c9a5d1e8b4c6fa0d2e9b7c4a1f8e6",
     "XAI_API_KEY": "xai-simulated-api-key",
     "XAI_MANAGEMENT_KEY": "xai-token-simulated-management-key",
+    "ADVOWARE_APP_ID": "bitbylaw-simulated-app",
+    "ADVOWARE_API_KEY": "c2ltdWxhdGVkLWFkdm93YXJlLWFwaS1rZXk=",
+    "ADVOWARE_KANZLEI": "sim+4711",
+    "ADVOWARE_DATABASE": "musterkanzlei",
+    "ADVOWARE_USER": "SB",
+    "ADVOWARE_PASSWORD": "simuliertes-kennwort",
 }
 """The keys that the simulators accept; they open nothing else."""
 

@@ -52,6 +52,7 @@ class UpPlan:
     kafka: str
     espocrm: str
     xai: str
+    advoware: str
 
 
 def show_plan(options: Options, *, json: bool) -> None:
@@ -64,6 +65,7 @@ def show_plan(options: Options, *, json: bool) -> None:
         env.get("KAFKA_BOOTSTRAP_SERVERS") or "a Kafka on this machine",
         simulated if not env else env.get("ESPOCRM_API_BASE_URL", "not set"),
         simulated if not env else env.get("XAI_FILES_URL", "https://api.x.ai"),
+        simulated if not env else env.get("ADVOWARE_API_BASE_URL", "as its configurator says"),
     )
     if json:
         print(as_json(planned))
@@ -74,6 +76,7 @@ def show_plan(options: Options, *, json: bool) -> None:
         ("Kafka", planned.kafka),
         ("reads and writes EspoCRM", planned.espocrm),
         ("reads and writes xAI", planned.xai),
+        ("reads and writes Advoware", planned.advoware),
     ]
     out().print(table(("would run", ""), rows))
 
@@ -194,13 +197,14 @@ class Showing:
                 as_json(Up(seconds, system.download_seconds, system.stages, facts, job)), flush=True
             )
         simulated = system.simulated
-        crm, xai = (
+        crm, xai, advoware = (
             (
                 system.env["ESPOCRM_API_BASE_URL"],
                 system.env.get("XAI_FILES_URL", "https://api.x.ai"),
+                system.env.get("ADVOWARE_API_BASE_URL", "as its configurator says"),
             )
             if simulated is None
-            else (simulated.told.espocrm, simulated.told.xai)
+            else (simulated.told.espocrm, simulated.told.xai, simulated.told.advoware)
         )
         face = "" if simulated is None else "  (simulated; see /_sim/state)"
         rows = [
@@ -208,6 +212,7 @@ class Showing:
             ("control", f"{system.url}/_console/functions  /healthz  /readyz  /metrics"),
             ("EspoCRM", f"{crm}{face}"),
             ("xAI", f"{xai}{face}"),
+            ("Advoware", f"{advoware}{face}"),
             ("Kafka", facts.kafka),
             ("Redis", facts.redis or "as the file says"),
             ("logs", f"{_short(facts.logs)}/*.log   (bbl logs --follow)"),

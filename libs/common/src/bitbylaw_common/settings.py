@@ -3,6 +3,7 @@
 import base64
 import difflib
 import ipaddress
+import json
 import os
 import re
 import ssl
@@ -146,6 +147,9 @@ ENV: tuple[EnvName, ...] = (
     EnvName("ADVOWARE_API_TIMEOUT_SECONDS", "advoware", False, "30", "longest wait for an answer, in seconds"),
     EnvName("ADVOWARE_RATE_PER_SECOND", "advoware", False, None, "calls a second at most, of all processes together; else as fast as it answers"),
     EnvName("ADVOWARE_CONCURRENCY", "advoware", False, "5", "calls under way at once in one process; they all end in the firm's own server"),
+    EnvName("ADVOWARE_PROXY_CALLERS", "advoware", True, None, "who may use the proxy, as JSON: a list of {name, keys, scopes: [{endpoints, methods}], per_minute}"),
+    EnvName("ADVOWARE_PROXY_STATUS", "advoware", False, "upstream", "status of the proxy's answers: upstream (Advoware's own) or original (200 or 500, as the predecessor)"),
+    EnvName("ADVOWARE_PROXY_TIMEOUT_SECONDS", "advoware", False, "150", "longest time a call through the proxy may take with both bodies, in seconds"),
     EnvName("CALENDAR_SYNC_DEBUG_KUERZEL", "calendar", False, None, "initials of the only employees to sync, separated by commas; else everyone"),
     EnvName("BBL_TEST_BACKEND", "development", False, None, "where tests take Kafka and Redis from: devstack; else what is there"),
 )
@@ -260,6 +264,8 @@ def _hidden_parts(row: EnvName, value: str) -> Iterator[str]:
     if row.name == "ESPOCRM_WEBHOOK_SECRETS":
         for entry in value.split(","):
             yield from (part.strip() for part in entry.partition("=")[2].split("|"))
+    if row.name == "ADVOWARE_PROXY_CALLERS":
+        yield from _proxy_keys(value)
     if row.name == "OTEL_EXPORTER_OTLP_HEADERS":
         for entry in value.split(","):
             text = entry.partition("=")[2].strip()
@@ -268,6 +274,17 @@ def _hidden_parts(row: EnvName, value: str) -> Iterator[str]:
         login = value.partition("://")[2].rpartition("@")[0]
         password = login.partition(":")[2]
         yield from (password, unquote(password))
+
+
+def _proxy_keys(text: str) -> Iterator[str]:
+    try:
+        callers = json.loads(text)
+    except (ValueError, RecursionError):
+        return
+    for caller in callers if isinstance(callers, list) else ():
+        keys = caller.get("keys") if isinstance(caller, dict) else None
+        for key in keys if isinstance(keys, list) else ():
+            yield str(key)
 
 
 def differences(model: type[EnvModel]) -> tuple[str, ...]:

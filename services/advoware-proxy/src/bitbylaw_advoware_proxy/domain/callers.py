@@ -9,7 +9,7 @@ import hmac
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bitbylaw_advoware_proxy.domain.rules import Refusal, Target, segments_of
+from bitbylaw_advoware_proxy.domain.rules import Refusal, Target, placed, segments_of
 
 ONE, ANY = "*", "**"
 """In a pattern: any one segment; at its end, anything from here on, or nothing."""
@@ -78,17 +78,13 @@ def pattern(text: str, prefix: str) -> tuple[str, ...]:
     if ANY in segments[:-1]:
         raise ValueError("** stands at the end of a pattern only")
     # With plain names in place of the wildcards it must be an endpoint itself.
-    found = segments_of("/".join("x" if one in (ONE, ANY) else one for one in segments), prefix)
+    found = segments_of("/".join("x" if one in (ONE, ANY) else one for one in segments))
     if isinstance(found, Refusal):
         raise ValueError(  # noqa: TRY004 - a text of the right type, with the wrong value
             "a pattern is an endpoint; * stands for a whole segment, ** for the rest"
         )
-    before = len(found) - len(segments)
-    wild = (
-        one if one in (ONE, ANY) else name
-        for one, name in zip(segments, found[before:], strict=True)
-    )
-    return (*found[:before], *wild)
+    wild = (one if one in (ONE, ANY) else name for one, name in zip(segments, found, strict=True))
+    return placed(tuple(wild), prefix)
 
 
 def digest(key: str) -> bytes:

@@ -1,8 +1,8 @@
 """What a caller may ask Advoware for: the endpoint it names, made an address under our base (pure).
 
 A call carries our token. So whatever could leave the base, or mean one thing here and another
-there, is refused before a token is taken: an endpoint is a list of plain names, and the address is
-written anew from these.
+there, is refused before a token is taken: an endpoint is a list of plain names, and the client writes
+the address anew from these.
 """
 
 import re
@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 ENDPOINT, ALIAS = "endpoint", "path"
 """The query parameter that names the endpoint, and the name that counts where it is missing."""
@@ -25,7 +25,6 @@ _AS_IT_IS = "api"
 """An endpoint that begins with this segment is taken from the base, without the prefix."""
 
 _PUNCTUATION = frozenset("-._~!$'()+,=:& ")
-_UNESCAPED = "-._~!$'()+,=:&"
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _FIRST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -70,14 +69,19 @@ class Target:
     """Where a call goes.
 
     Attributes:
-        path: from the base, without a slash at its beginning, percent-encoded.
-        segments: the same decoded, prefix included: what a scope is compared with.
+        endpoint: as the Advoware client takes it, decoded: `Beteiligte/104860`.
+        segments: from the base, decoded, prefix included: what a scope is compared with.
         query: all other parameters in order, byte for byte as they came.
     """
 
-    path: str
+    endpoint: str
     segments: tuple[str, ...]
     query: str = ""
+
+    @property
+    def address(self) -> str:
+        """The path from the base, decoded: `api/v1/advonet/Beteiligte/104860`."""
+        return "/".join(self.segments)
 
 
 def target(raw_query: str, prefix: str) -> Target | Refusal:
@@ -98,21 +102,20 @@ def target(raw_query: str, prefix: str) -> Target | Refusal:
             return Refusal.TWICE
         if places:
             text = _decoded(parts[places[0]].partition("=")[2].replace("+", " "))
-            found = Refusal.UNREADABLE if text is None else segments_of(text, prefix)
+            found = Refusal.UNREADABLE if text is None else segments_of(text)
             if isinstance(found, Refusal):
                 return found
             del parts[places[0]]
-            return Target(_path(found), found, "&".join(parts))
+            return Target("/".join(found), placed(found, prefix), "&".join(parts))
     return Refusal.MISSING
 
 
-def segments_of(endpoint: str, prefix: str) -> tuple[str, ...] | Refusal:
-    """Return the segments that an endpoint names, prefix included, or why it names none.
+def segments_of(endpoint: str) -> tuple[str, ...] | Refusal:
+    """Return the segments that an endpoint names, or why it names none.
 
     Args:
         endpoint: as a caller writes it, a slash at its beginning or its end does not count;
             percent-encoding in it is undone once.
-        prefix: as in `target`.
     """
     if not endpoint.strip():
         return Refusal.MISSING
@@ -126,8 +129,14 @@ def segments_of(endpoint: str, prefix: str) -> tuple[str, ...] | Refusal:
     given = plain.removeprefix("/").removesuffix("/").split("/")
     for refusal in _flaws(given):
         return refusal
-    before = () if given[0] == _AS_IT_IS and len(given) > 1 else _names(prefix)
-    return (*before, *given)
+    return tuple(given)
+
+
+def placed(segments: tuple[str, ...], prefix: str) -> tuple[str, ...]:
+    """Return an endpoint's segments as they stand behind the base."""
+    if segments[0] == _AS_IT_IS and len(segments) > 1:
+        return segments
+    return (*(name for name in prefix.split("/") if name), *segments)
 
 
 def _flaws(segments: list[str]) -> Iterator[Refusal]:
@@ -167,11 +176,3 @@ def _decoded(text: str) -> str | None:
         return unquote_to_bytes(text).decode()
     except UnicodeError:
         return None
-
-
-def _names(prefix: str) -> tuple[str, ...]:
-    return tuple(name for name in prefix.split("/") if name)
-
-
-def _path(segments: tuple[str, ...]) -> str:
-    return "/".join(quote(segment, safe=_UNESCAPED) for segment in segments)

@@ -332,6 +332,7 @@ class HttpHost:
             headers=headers,
             query_params=_firsts(request.query.items()) if request.query_string else {},
             path_params=path_params,
+            raw_query=request.raw_path.partition("?")[2],
         )
 
     async def _stream(

@@ -2,7 +2,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
 from bitbylaw_cli import checkup as module
-from bitbylaw_cli.checkup import Check, Checkup, checkup, dated
+from bitbylaw_cli.checkup import Check, Checkup, checkup
 from bitbylaw_cli.connection import Environment
 from bitbylaw_cli.main import build
 from bitbylaw_cli.output import CommandError, Exit
@@ -204,12 +204,6 @@ def test_a_clock_that_is_off_is_found(seconds: float, count: int) -> None:
     found = list(module._clock("EspoCRM", timedelta(seconds=seconds)))
 
     assert sum(check.state == "finding" for check in found) == count
-
-
-def test_a_date_header_is_read_or_is_none() -> None:
-    assert dated({"Date": "Mon, 09 Mar 2026 08:00:00 GMT"}) == datetime(2026, 3, 9, 8, tzinfo=UTC)
-    for headers in ({}, {"Date": "yesterday"}, {"Date": "Mon, 09 Mar 2026 08:00:00 -0000"}):
-        assert dated(headers) is None
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, *checks: Check) -> None:

@@ -2,11 +2,10 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import timedelta
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
@@ -25,6 +24,7 @@ from bitbylaw_common.errors import (
     Unauthorized,
 )
 from bitbylaw_common.http.aiohttp_transport import aiohttp_transport
+from bitbylaw_common.http.answers import date_of
 from bitbylaw_common.http.transport import Request, Response, Transport
 from bitbylaw_common.settings import (
     EnvModel,
@@ -272,20 +272,10 @@ class _Dated:
     @asynccontextmanager
     async def _sent(self, request: Request) -> AsyncIterator[Response]:
         async with self._inner.send(request) as response:
-            told = dated(response.headers)
+            told = date_of(response.headers)
             if told is not None:
                 self.off = told - SystemClock().now()
             yield response
-
-
-def dated(headers: Mapping[str, str]) -> datetime | None:
-    """Return the time that a Date header tells; None without one that can be read."""
-    text = next((value for name, value in headers.items() if name.lower() == "date"), "")
-    try:
-        told = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return told if told.tzinfo is not None else None
 
 
 async def _espocrm(env: Environment) -> list[Check]:

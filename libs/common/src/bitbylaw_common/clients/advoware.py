@@ -184,7 +184,7 @@ class Advoware:
         method: Method,
         path: str,
         *,
-        query: Sequence[tuple[str, str]] = (),
+        query: Sequence[tuple[str, str]] | str = (),
         headers: Mapping[str, str] | None = None,
         body: Body = None,
         timeout_seconds: float | None = None,
@@ -200,7 +200,8 @@ class Advoware:
             method: the HTTP method.
             path: of the resource as text, not percent-encoded: "Beteiligte/104860". One that
                 begins with "api/" is taken as it is, else the prefix goes before it.
-            query: pairs, in their order.
+            query: pairs, in their order; or a text that is encoded already and goes byte for byte
+                (as `Request.query`).
             headers: to send along, such as `Content-Type`. `Authorization` is ours, and what
                 belongs to a single connection is left out.
             body: bytes, or chunks.
@@ -219,7 +220,8 @@ class Advoware:
             operation=f"call_{method.lower()}",
             method=method,
             path=resource_path(self._path_prefix, path),
-            query=tuple(query),
+            params=() if isinstance(query, str) else tuple(query),
+            query=query if isinstance(query, str) else "",
             headers=_forwarded(given),
             timeout_seconds=timeout_seconds or self._timeout_seconds,
             idempotent=method == "GET",
@@ -428,7 +430,7 @@ class Advoware:
             operation=operation,
             method=method,
             path=resource_path(self._path_prefix, path),
-            query=tuple((query or {}).items()),
+            params=tuple((query or {}).items()),
             headers={},
             timeout_seconds=self._timeout_seconds,
             idempotent=method in ("GET", "DELETE"),
@@ -573,10 +575,11 @@ class _Call:
     operation: str
     method: Method
     path: str
-    query: tuple[tuple[str, str], ...]
+    params: tuple[tuple[str, str], ...]
     headers: Mapping[str, str]
     timeout_seconds: float
     idempotent: bool
+    query: str = ""
     length: str = ""
 
     def request(self, api: str, token: Token, body: bytes | _Stream | None) -> Request:
@@ -591,7 +594,8 @@ class _Call:
             operation=self.operation,
             method=self.method,
             url=f"{api}/{self.path}",
-            params=self.query,
+            params=self.params,
+            query=self.query,
             headers=headers,
             body=body,
             timeout_seconds=self.timeout_seconds,

@@ -17,6 +17,9 @@ from bitbylaw_simulators.advoware.refusal import Refusal
 PRODUCT = 64
 """The product of third parties."""
 
+_REMEMBERED = timedelta(hours=1)
+"""How long an ended token is still in the state."""
+
 _FIELDS: dict[str, type] = {
     "AppID": str,
     "Kanzlei": str,
@@ -129,6 +132,9 @@ class Gateway:
         self._check_user(given)
         if quirks.single_token:
             self.revoke(user=given["User"])
+        self.tokens = {
+            digest: held for digest, held in self.tokens.items() if now - held.ends < _REMEMBERED
+        }
         token = f"{self.dice.getrandbits(256):064x}.{self.dice.getrandbits(128):032x}"
         ends = now + timedelta(seconds=quirks.token_seconds)
         self.tokens[fingerprint(token)] = Token(given["User"], ends)

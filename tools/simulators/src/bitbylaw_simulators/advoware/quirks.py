@@ -189,11 +189,19 @@ class AdvowareQuirks:
         "a Beteiligter shows `mobil`, `telGesch` and the like on its top level",
         "original docs",
     )
+    list_kommunikationen: bool = quirk(
+        False,
+        "GET lists the Kommunikationen alone; off: 405, they come with the Beteiligter",
+        "inferred",
+    )
     komm_kz: Literal["zero", "real"] = quirk(
         "zero", "what GET shows as `kommKz`; writes are answered with the real one", "original docs"
     )
     address_key: Literal["id", "reihenfolgeIndex"] = quirk(
         "id", "what names an Adresse in a path", "inferred"
+    )
+    address_index: Literal["fixed", "position"] = quirk(
+        "fixed", "`reihenfolgeIndex` stays, or is the place among those that are left", "inferred"
     )
     stamps: Literal["local", "utc"] = quirk(
         "local", "stamps of changes are German wall clock, or UTC with `Z`", "inferred, vendor code"
@@ -220,6 +228,9 @@ class AdvowareQuirks:
         True, "`uhrzeitBisTicks` in a PUT beats `uhrzeitBis`", "vendor code"
     )
     notiz_crlf: bool = quirk(True, "line ends in `notiz` become CRLF", "vendor code")
+    termin_stamp: Literal["server", "client"] = quirk(
+        "server", "who sets `zuletztGeaendertAm` where a write carries it", "vendor code"
+    )
     late_dates: Literal["400", "stored"] = quirk(
         "400", "what a Termin gets that ends after 2038-01-19", "inferred"
     )

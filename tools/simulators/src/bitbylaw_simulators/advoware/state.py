@@ -5,7 +5,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -40,14 +40,21 @@ from bitbylaw_simulators.wire import SimRequest, SimResponse, json_answer
 BERLIN = ZoneInfo("Europe/Berlin")
 """Where the firm's clocks hang."""
 
+KEPT_DETAILS = 10_000
 KEPT_BODIES = 32 * 1024 * 1024
-"""Bytes of bodies that the log keeps in all; of older calls only size and hash are kept."""
+"""Calls whose details the log keeps, and bytes of their bodies; of older ones it keeps the hash."""
 
 _HAND = "SB"
 """Who edits at the screen, unless somebody else is named."""
 
 _API = re.compile(r"(?:/relay|/connector)?/api/v1/(?:(advonet)/)?(.+)", re.IGNORECASE)
 _PAGING = ("limit", "offset")
+_UNSUPPORTED = "The requested resource does not support this."
+_EMBEDDED = {
+    "kommunikation": KOMMUNIKATIONEN,
+    "adressen": ADRESSEN,
+    "bankverbindungen": BANKVERBINDUNGEN,
+}
 _SEARCH = ("name", "vorname", "kurzname", "rechtsform", "geburtsdatum")
 
 
@@ -213,14 +220,13 @@ class Advoware(Simulator):
         return kept
 
     def _bound(self, call: Call, size: int) -> None:
-        """Let the log's bodies stay within their limit."""
+        """Let the details in the log stay within their limits."""
         self._bodies.append((call, size))
         self._bodies_size += size
-        while self._bodies_size > KEPT_BODIES:
+        while self._bodies_size > KEPT_BODIES or len(self._bodies) > KEPT_DETAILS:
             oldest, freed = self._bodies.popleft()
             self._bodies_size -= freed
-            if oldest.sent is not None:
-                oldest.sent["body_base64"] = None
+            oldest.sent = None
 
     def state(self) -> dict[str, Any]:
         """Return all tables; tokens by their hash."""
@@ -404,7 +410,7 @@ class Advoware(Simulator):
             verbs = [verb for verb, pattern, _, _ in self._routes if pattern.fullmatch(path)]
             if verbs:
                 allow = ", ".join(verbs)
-                raise Refusal(405, "The requested resource does not support this.", allow=allow)
+                raise Refusal(405, _UNSUPPORTED, allow=allow)
             raise Refusal(404, "The resource was not found.")
         _, ids, act = found
         return act(_Ask(request, user, ids, call, marks))
@@ -451,16 +457,20 @@ class Advoware(Simulator):
                 for name, kind in CONTACT_FIELDS.items()
             }
         below = {
-            "kommunikation": [self._contact(entry) for entry in contacts],
-            "adressen": self.store.rows(ADRESSEN, betNr=number),
-            "bankverbindungen": self.store.rows(BANKVERBINDUNGEN, betNr=number),
+            name: self._shown_below(kind, number)
+            for name, kind in _EMBEDDED.items()
+            if name in self.quirks.embedded
         }
-        return told | {name: rows for name, rows in below.items() if name in self.quirks.embedded}
+        return told | below
 
-    def _contact(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        if self.quirks.komm_kz == "real":
-            return dict(row)
-        return {**row, "kommKz": 0, "kommArt": komm_art(0)}
+    def _shown_below(self, kind: Resource, bet_nr: int) -> list[dict[str, Any]]:
+        """Return what reads show below a Beteiligter."""
+        rows = self.store.rows(kind, betNr=bet_nr)
+        if kind is KOMMUNIKATIONEN and self.quirks.komm_kz == "zero":
+            return [{**row, "kommKz": 0, "kommArt": komm_art(0)} for row in rows]
+        if kind is ADRESSEN and self.quirks.address_index == "position":
+            return [{**row, "reihenfolgeIndex": place} for place, row in enumerate(rows, start=1)]
+        return rows
 
     # what lies below a Beteiligter
 
@@ -468,10 +478,9 @@ class Advoware(Simulator):
         def act(ask: _Ask) -> SimResponse:
             wanted = self._parameters(ask.request)
             number = self._there(BETEILIGTE, ask.ids[0])["betNr"]
-            rows = self.store.rows(kind, betNr=number)
-            if kind is KOMMUNIKATIONEN:
-                rows = [self._contact(row) for row in rows]
-            return self._list(rows, wanted)
+            if kind is KOMMUNIKATIONEN and not self.quirks.list_kommunikationen:
+                raise Refusal(405, _UNSUPPORTED, allow="POST")
+            return self._list(self._shown_below(kind, number), wanted)
 
         return act
 
@@ -503,12 +512,12 @@ class Advoware(Simulator):
         if kind is BANKVERBINDUNGEN and self.quirks.bank_changes != "allowed":
             status = int(self.quirks.bank_changes)
             allow = "GET, POST" if status == 405 else ""
-            raise Refusal(status, "The requested resource does not support this.", allow=allow)
+            raise Refusal(status, _UNSUPPORTED, allow=allow)
 
     def _below(self, kind: Resource, ask: _Ask) -> dict[str, Any]:
         number = self._there(BETEILIGTE, ask.ids[0])["betNr"]
         key = self.quirks.address_key if kind is ADRESSEN else "id"
-        rows = self.store.rows(kind, betNr=number)
+        rows = self._shown_below(kind, number)
         found = next((row for row in rows if str(row[key]) == ask.ids[1]), None)
         if found is None:
             raise self._missing()
@@ -578,7 +587,7 @@ class Advoware(Simulator):
     # what all resources share
 
     def _created(self, kind: Resource, ask: _Ask, bet_nr: int | None) -> SimResponse:
-        given = kind.accepted(ask.fields())
+        given = self._accepted(kind, ask.fields())
         hidden = delay_of(ask.marks)
         made = self.store.create(kind, given, ask.user, bet_nr=bet_nr, hidden=hidden)
         self.did(ask.call, f"create_{kind.one}", self._target(kind, made))
@@ -591,9 +600,9 @@ class Advoware(Simulator):
         return json_answer(self._shape(self._told(kind, made)), status)
 
     def _updated(self, kind: Resource, ask: _Ask, row: Mapping[str, Any]) -> SimResponse:
-        body = ask.fields()
-        given = kind.accepted(body)
-        self._check_row_id(kind, given.get("rowId"), row["rowId"])
+        given = self._accepted(kind, ask.fields())
+        held = self.store.tables[kind.name][row[kind.key]].values["rowId"]
+        self._check_row_id(kind, given.get("rowId"), held)
         made, changed = self.store.update(
             kind, row[kind.key], given, ask.user, hidden=delay_of(ask.marks)
         )
@@ -602,6 +611,13 @@ class Advoware(Simulator):
         if self.quirks.update_answer == "empty":
             return SimResponse(204)
         return json_answer(self._shape(self._told(kind, made)))
+
+    def _accepted(self, kind: Resource, body: Mapping[str, Any]) -> dict[str, Any]:
+        given = kind.accepted(body)
+        stamp = given.pop("zuletztGeaendertAm", None)
+        if stamp and self.quirks.termin_stamp == "client":
+            given["zuletztGeaendertAm"] = _instant(stamp)
+        return given
 
     def _deleted(self, kind: Resource, ask: _Ask, row: Mapping[str, Any]) -> SimResponse:
         self.store.delete(kind, row[kind.key], ask.user)
@@ -713,6 +729,16 @@ def _resource(name: str) -> Resource:
     if name not in RESOURCES:
         raise ValueError(f"unknown resource {name!r}; there are: {', '.join(RESOURCES)}")
     return RESOURCES[name]
+
+
+def _instant(text: str) -> str:
+    """Return a stamp as the store keeps it; one without a zone is German wall clock."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise Refusal(400, "Der Wert des Feldes zuletztGeaendertAm ist ungültig.") from None
+    zoned = moment if moment.tzinfo else moment.replace(tzinfo=BERLIN)
+    return zoned.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
 def _is_configurator(request: SimRequest) -> bool:

@@ -121,7 +121,7 @@ class Store:
             others = self.rows(ADRESSEN, betNr=bet_nr)
             values["reihenfolgeIndex"] = 1 + max((r["reihenfolgeIndex"] for r in others), default=0)
         self._derive(resource, values)
-        self._written(resource, values, user)
+        self._written(resource, values, user, given)
         row = Row(values)
         self._hide(row, hidden, None)
         self.tables[resource.name][key] = row
@@ -173,7 +173,7 @@ class Store:
         self._derive(resource, values)
         changed = [name for name in values if values[name] != before[name]]
         if changed or self._quirks().row_id == "per_write":
-            self._written(resource, values, user)
+            self._written(resource, values, user, given)
         row.values = values
         self._hide(row, hidden, before)
         return values, changed
@@ -285,19 +285,21 @@ class Store:
             parts: Iterable[str | None] = (values["name"], values["vorname"])
             values["anzeigename"] = ", ".join(part for part in parts if part)
 
-    def _written(self, resource: Resource, values: dict[str, Any], user: str) -> None:
+    def _written(
+        self, resource: Resource, values: dict[str, Any], user: str, given: Mapping[str, Any]
+    ) -> None:
         if resource.column("rowId"):
             values["rowId"] = self.row_id()
         if resource is BETEILIGTE:
             values |= {"geaendertAm": self.stamp(), "geaendertVon": user}
         if resource is TERMINE:
-            values["zuletztGeaendertAm"] = self.stamp()
+            values["zuletztGeaendertAm"] = given.get("zuletztGeaendertAm") or self.stamp()
         if resource.below:
             self._touch_party(values["betNr"], user)
 
     def _touch_party(self, bet_nr: int, user: str) -> None:
         if self._quirks().party_row_id == "changes":
-            self._written(BETEILIGTE, self.tables[BETEILIGTE.name][bet_nr].values, user)
+            self._written(BETEILIGTE, self.tables[BETEILIGTE.name][bet_nr].values, user, {})
 
     def _hide(self, row: Row, seconds: float, before: dict[str, Any] | None) -> None:
         if seconds > 0:

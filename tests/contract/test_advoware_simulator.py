@@ -275,8 +275,11 @@ async def test_a_skewed_clock_refuses_the_true_time_and_tells_its_own(call: Call
     await call.edit("update", "Beteiligte", number=104860, values={"titel": "Dr."})
 
     assert "time of the server" in refused.text
+    assert refused.headers["Date"] == "Mon, 09 Mar 2026 09:00:00 GMT"
     assert accepted.json()["expiration_utc"] == "2026-03-09T10:00:00.000Z"
-    assert (await call.party())["geaendertAm"] == "2026-03-09T10:00:00"
+    read = await call("GET", call.mueller)
+    assert read.json()[0]["geaendertAm"] == "2026-03-09T10:00:00"
+    assert read.headers["Date"] == "Mon, 09 Mar 2026 09:00:00 GMT"
 
 
 @shows("nonce_reuse")

@@ -4,8 +4,9 @@ import hashlib
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -173,10 +174,17 @@ class Advoware(Simulator):
     # the simulator's own face
 
     async def handle(self, request: SimRequest) -> SimResponse:
-        """Answer one call; behind the relay it takes as long as the way takes."""
+        """Answer one call, with the time as Advoware's clock tells it.
+
+        Behind the relay it takes as long as the way takes.
+        """
         if self.quirks.relay_seconds > 0 and _API.fullmatch(request.path):
             await self.clock.sleep(self.quirks.relay_seconds)
-        return await super().handle(request)
+        answer = await super().handle(request)
+        shown = self.clock.now() + timedelta(seconds=self.quirks.clock_skew_seconds)
+        return replace(
+            answer, headers={"Date": format_datetime(shown, usegmt=True)} | dict(answer.headers)
+        )
 
     def operation(self, request: SimRequest) -> str:
         """Return what is asked, without ids."""

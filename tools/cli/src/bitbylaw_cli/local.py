@@ -281,7 +281,7 @@ class LocalSystem:
                 "ADVOWARE_SECURITY_GATEWAY_URL": f"{advoware}/security",
                 "BBL_DIGEST_KEY": _SAMPLE_DIGEST_KEY,
                 "INGEST_UNSIGNED": "accept",
-                **_SAMPLE_KEYS,
+                **SAMPLE_KEYS,
             }
         return env | {
             "HTTP_HOST": HOST,
@@ -526,7 +526,7 @@ class _Stage:
         """Leave; a stage that failed has no end to tell."""
 
 
-_SAMPLE_KEYS = {
+SAMPLE_KEYS = {
     "ESPOCRM_API_KEY": "7f3c9a5d1e8b4c6fa0d2e9b7c4a1f8e6",
     "XAI_API_KEY": "xai-simulated-api-key",
     "XAI_MANAGEMENT_KEY": "xai-token-simulated-management-key",

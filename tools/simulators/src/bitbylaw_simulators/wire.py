@@ -97,13 +97,12 @@ class SimRequest:
 
     def digest(self) -> str | None:
         """Return the body's SHA-256 in hex, None for an empty body."""
-        found = hashlib.sha256()
-        with self.view() as view:
-            if not len(view):
-                return None
-            for start in range(0, len(view), CHUNK):
-                found.update(view[start : start + CHUNK])
-        return found.hexdigest()
+        if not self.size:
+            return None
+        if self.spool is None:
+            return hashlib.sha256(self.body).hexdigest()
+        with self.spool.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,12 +132,7 @@ class Gateway:
         self._check_user(given)
         if quirks.single_token:
             self.revoke(user=given["User"])
-        self.tokens = {
-            digest: held for digest, held in self.tokens.items() if now - held.ends < _REMEMBERED
-        }
-        token = f"{self.dice.getrandbits(256):064x}.{self.dice.getrandbits(128):032x}"
-        ends = now + timedelta(seconds=quirks.token_seconds)
-        self.tokens[fingerprint(token)] = Token(given["User"], ends)
+        token = self.issue(given["User"], now)
         answer: dict[str, Any] = {"access_token": token}
         if quirks.token_expiry in {"expiration_utc", "both"}:
             told = shown + timedelta(seconds=quirks.token_seconds)
@@ -145,6 +140,16 @@ class Gateway:
         if quirks.token_expiry in {"expires_in", "both"}:
             answer["expires_in"] = int(quirks.token_seconds)
         return answer
+
+    def issue(self, user: str, now: datetime) -> str:
+        """Return a fresh token for a user who has shown who they are."""
+        self.tokens = {
+            digest: held for digest, held in self.tokens.items() if now - held.ends < _REMEMBERED
+        }
+        token = f"{self.dice.getrandbits(256):064x}.{self.dice.getrandbits(128):032x}"
+        ends = now + timedelta(seconds=self._quirks().token_seconds)
+        self.tokens[fingerprint(token)] = Token(user, ends)
+        return token
 
     def user(self, authorization: str | None, now: datetime) -> str:
         """Return whose token a call carries.

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from bitbylaw_advoware_proxy.domain.rules import Refusal, Target, target
+from bitbylaw_common.clients.advoware import resource_path
 
 PREFIX = "api/v1/advonet/"
 BASE = "https://relay.example.org:90/firm"
-GENERATED = 100_000
+GENERATED, ROUNDS = 10_000, 10
 
 
 def asked(endpoint: str) -> Target | Refusal:
@@ -24,7 +25,7 @@ def asked(endpoint: str) -> Target | Refusal:
 
 def written(found: Target) -> str:
     """Return the path as it goes on the wire."""
-    return "/".join(quote(segment, safe="-._~!$'()+,=:&") for segment in found.segments)
+    return resource_path(PREFIX, found.endpoint)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,7 @@ def written(found: Target) -> str:
         ("Beteiligte/104860/", "api/v1/advonet/Beteiligte/104860"),
         ("api/v1/Akten", "api/v1/Akten"),
         ("/api/v1/Akten", "api/v1/Akten"),
+        ("API/v1/Akten", "API/v1/Akten"),
         ("api", "api/v1/advonet/api"),
         ("apiary/1", "api/v1/advonet/apiary/1"),
         ("Kontakte/Müller & Söhne", "api/v1/advonet/Kontakte/M%C3%BCller%20&%20S%C3%B6hne"),
@@ -171,7 +173,7 @@ def leaves_base(base: str, path: str, query: str) -> str:
         folded = unicodedata.normalize("NFKC", form).replace("\\", "/")
         plain = "/".join(_as_windows(one.partition(";")[0]) for one in folded.split("/"))
         for one in (form, folded, plain):
-            if not (posixpath.normpath(one) + "/").startswith(f"{wanted.path}/api/"):
+            if not (posixpath.normpath(one) + "/").lower().startswith(f"{wanted.path}/api/"):
                 return f"outside of the base: {one!r}"
             if "//" in one or any(ord(character) < 0x20 for character in one):
                 return f"more than one reading: {one!r}"
@@ -219,8 +221,9 @@ def generated(chance: random.Random) -> str:
     return text
 
 
-def test_of_100_000_generated_endpoints_none_leaves_the_base() -> None:
-    chance = random.Random(20260301)
+@pytest.mark.parametrize("seed", range(ROUNDS))
+def test_of_100_000_generated_endpoints_none_leaves_the_base(seed: int) -> None:
+    chance = random.Random(seed)
     accepted: set[str] = set()
     refused: set[Refusal] = set()
     for _ in range(GENERATED):
@@ -234,7 +237,7 @@ def test_of_100_000_generated_endpoints_none_leaves_the_base() -> None:
             accepted.add(found.address)
             assert leaves_base(BASE, written(found), found.query) == "", endpoint
     # and it does not hold just because nothing is let through, or nothing dangerous was tried
-    assert len(accepted) > 5_000
+    assert len(accepted) > 500
     assert refused >= set(Refusal) - {Refusal.TWICE, Refusal.OVERSIZED, Refusal.QUERY}
 
 

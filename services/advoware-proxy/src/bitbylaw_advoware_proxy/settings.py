@@ -15,7 +15,8 @@ from pydantic import (
     ValidationError,
 )
 
-from bitbylaw_advoware_proxy.domain.callers import METHODS, Caller, Scope, digest, pattern
+from bitbylaw_advoware_proxy.domain.callers import METHODS, Caller, Scope, Verb, digest, pattern
+from bitbylaw_common.errors import SettingsError
 from bitbylaw_common.settings import (
     AdvowareSettings,
     EnvModel,
@@ -59,9 +60,7 @@ class ScopeSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     endpoints: Annotated[tuple[Annotated[str, AfterValidator(_endpoint)], ...], Field(min_length=1)]
-    methods: Annotated[tuple[Literal["GET", "POST", "PUT", "DELETE"], ...], Field(min_length=1)] = (
-        METHODS
-    )
+    methods: Annotated[tuple[Verb, ...], Field(min_length=1)] = METHODS
 
 
 class CallerSettings(BaseModel):
@@ -160,3 +159,17 @@ class ProxySettings(EnvModel):
             )
             for caller in _read(self.callers_text.get_secret_value())
         )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no key is asked for, because only this machine can call.
+
+        Raises:
+            SettingsError: nobody needs a key, and the port can be reached from outside.
+        """
+        if self.callers_text is None and not self.runtime.loopback:
+            raise SettingsError(
+                f"HTTP_HOST={self.runtime.http_host} can be reached from outside, and nobody needs "
+                "a key to ask Advoware: set ADVOWARE_PROXY_CALLERS, or HTTP_HOST=127.0.0.1"
+            )
+        return self.callers_text is None

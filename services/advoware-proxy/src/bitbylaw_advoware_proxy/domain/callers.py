@@ -8,13 +8,15 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from bitbylaw_advoware_proxy.domain.rules import Refusal, Target, placed, segments_of
 
 ONE, ANY = "*", "**"
 """In a pattern: any one segment; at its end, anything from here on, or nothing."""
 
-METHODS = ("GET", "POST", "PUT", "DELETE")
+Verb = Literal["GET", "POST", "PUT", "DELETE"]
+METHODS: tuple[Verb, ...] = ("GET", "POST", "PUT", "DELETE")
 
 
 @dataclass(frozen=True, slots=True)

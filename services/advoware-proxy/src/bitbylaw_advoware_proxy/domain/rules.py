@@ -22,7 +22,7 @@ MOST_SEGMENTS = 32
 MOST_QUERY_CHARACTERS = 8_000
 
 _AS_IT_IS = "api"
-"""An endpoint that begins with this segment is taken from the base, without the prefix."""
+"""An endpoint that begins with this segment, in letters of any case, is taken without the prefix."""
 
 _PUNCTUATION = frozenset("-._~!$'()+,=:& ")
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -134,7 +134,7 @@ def segments_of(endpoint: str) -> tuple[str, ...] | Refusal:
 
 def placed(segments: tuple[str, ...], prefix: str) -> tuple[str, ...]:
     """Return an endpoint's segments as they stand behind the base."""
-    if segments[0] == _AS_IT_IS and len(segments) > 1:
+    if segments[0].lower() == _AS_IT_IS and len(segments) > 1:
         return segments
     return (*(name for name in prefix.split("/") if name), *segments)
 

@@ -458,16 +458,49 @@ async def test_a_creation_is_ambiguous_wherever_it_may_have_been_carried_out() -
 
 @pytest.mark.parametrize("status", [400, 409, 412, 500])
 async def test_an_old_version_is_a_conflict_by_whichever_status_it_is_told(status: int) -> None:
-    firm = answering(of({"message": "RowId ist veraltet"}, status))
+    newer = {**PARTY, "rowId": "NEWER"}
+    firm = answering(lambda seen: of({}, status) if seen.method == "PUT" else of(newer))
     with pytest.raises(Conflict) as raised:
         await firm.client().update_beteiligter(104860, PARTY)
     assert raised.value.reason == "modified"
 
 
-async def test_a_missing_version_is_no_conflict() -> None:
-    firm = answering(of({"message": "rowId is required"}, 400))
+@pytest.mark.parametrize(("status", "kind"), [(400, Invalid), (500, Transient)])
+async def test_a_refusal_of_the_present_version_is_what_its_status_says(
+    status: int, kind: type[OutsideError]
+) -> None:
+    firm = answering(lambda seen: of({}, status) if seen.method == "PUT" else of(PARTY))
+    with pytest.raises(kind):
+        await firm.client().update_beteiligter(104860, PARTY)
+
+    firm.api = lambda seen: of({}, status) if seen.method == "PUT" else Lost(arrived=False)
+    with pytest.raises(kind):
+        await firm.client().update_beteiligter(104860, PARTY)
+
+
+async def test_rows_below_a_party_are_asked_for_their_version_where_they_lie() -> None:
+    row = {"id": 6, "rowId": "NEWER"}
+    below = {"kommunikation": [{"id": 5}, row]}
+
+    def api(seen: Seen) -> Answer:
+        if seen.method == "PUT":
+            return of({}, 400)
+        return of([{"id": 5}, row] if seen.path.endswith("/Adressen") else below)
+
+    client = answering(api).client()
+    with pytest.raises(Conflict):
+        await client.update_kommunikation(104860, 6, {"rowId": "OLD"})
+    with pytest.raises(Conflict):
+        await client.update_adresse(104860, 6, {"rowId": "OLD"})
+    with pytest.raises(Invalid):
+        await client.update_adresse(104860, 6, {"rowId": "NEWER"})
+
+
+async def test_without_a_version_nothing_is_a_conflict() -> None:
+    firm = answering(lambda seen: of({}, 400) if seen.method == "PUT" else of(PARTY))
     with pytest.raises(Invalid):
         await firm.client().update_beteiligter(104860, {"name": "Muster"})
+    assert len(firm.calls) == 1
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ as one `OutsideError`:
     Unauthorized  401 twice, and the texts that speak of licence, user or password
     Invalid       400, 403, 405, 413, 415, 422: this request will never be accepted
     NotFound      404: no such record. So answers a wrong ADVOWARE_PATH_PREFIX, too
-    Conflict      409, 412, or another refusal that names the rowId: the record changed meanwhile
+    Conflict      409, 412, or another refusal of an old `rowId`: the record changed meanwhile
     RateLimited   429
     Transient     5xx, no answer (`TimedOut`: none in time), a torn one, one that cannot be read, and
                   the texts that say that the firm's server is away
@@ -19,7 +19,15 @@ Error texts never carry Advoware's sentences, which may repeat what was sent.
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -272,7 +280,7 @@ class Advoware:
             NotFound: it does not exist, or was deleted.
         """
         call = self._call("update_beteiligter", "PUT", f"Beteiligte/{betnr}")
-        return await self._updated(call, record)
+        return await self._updated(call, record, lambda: self.beteiligter(betnr))
 
     # ---- Kommunikationen
 
@@ -294,7 +302,13 @@ class Advoware:
             The row as Advoware answers it; None when it answers none.
         """
         path = f"Beteiligte/{betnr}/Kommunikationen/{kommunikation_id}"
-        return await self._updated(self._call("update_kommunikation", "PUT", path), values)
+        call = self._call("update_kommunikation", "PUT", path)
+
+        async def now() -> Record:
+            party = await self.beteiligter(betnr)
+            return _by_id(party.get("kommunikation", ()), kommunikation_id)
+
+        return await self._updated(call, values, now)
 
     # ---- Adressen
 
@@ -325,7 +339,12 @@ class Advoware:
             The address as Advoware answers it; None when it answers none.
         """
         path = f"Beteiligte/{betnr}/Adressen/{adresse_id}"
-        return await self._updated(self._call("update_adresse", "PUT", path), values)
+        call = self._call("update_adresse", "PUT", path)
+
+        async def now() -> Record:
+            return _by_id(await self.adressen(betnr), adresse_id)
+
+        return await self._updated(call, values, now)
 
     # ---- Bankverbindungen
 
@@ -392,7 +411,8 @@ class Advoware:
             NotFound: it does not exist, or was deleted.
         """
         whole = Record(record).without("uhrzeitBisTicks")
-        return await self._updated(self._termin("update_termin", "PUT", frnr), whole)
+        call = self._termin("update_termin", "PUT", frnr)
+        return await self._updated(call, whole, lambda: self.termin(frnr))
 
     async def delete_termin(self, frnr: int) -> bool:
         """Delete a Termin; may be repeated.
@@ -461,12 +481,30 @@ class Advoware:
                 raise _unread(request, answer.status, "it holds no record")
             return found
 
-    async def _updated(self, call: "_Call", values: Mapping[str, Any]) -> Record | None:
+    async def _updated(
+        self, call: "_Call", values: Mapping[str, Any], now: Callable[[], Awaitable[Record]]
+    ) -> Record | None:
+        """Write `values`; `now` reads the record as it is.
+
+        An old version may be refused with a status that says nothing of it, so that the record
+        itself is asked then.
+        """
+        version = Record(values).row_id
         # a second write with the same version is refused, so it covers nobody's change
-        versioned = bool(Record(values).row_id)
-        call = replace(call, idempotent=versioned)
-        async with self._sent(call, _json(values)) as (request, answer):
-            return _first(await self._judged(request, answer))
+        call = replace(call, idempotent=bool(version))
+        try:
+            async with self._sent(call, _json(values)) as (request, answer):
+                return _first(await self._judged(request, answer))
+        except (Invalid, Transient) as refused:
+            if not version or refused.status not in (400, 500):
+                raise
+            try:
+                current = await now()
+            except OutsideError:
+                raise refused from None
+            if current.row_id == version:
+                raise
+            raise _modified(call.operation, refused.status) from None
 
     @asynccontextmanager
     async def _sent(
@@ -700,9 +738,8 @@ def _is_message(value: Any) -> bool:
 def _error(request: Request, status: int, body: bytes, patience: timedelta | None) -> OutsideError:
     """Return the error that an answer without success means; never with Advoware's own sentence."""
     names = (SYSTEM, request.operation)
-    versioned = request.method == "PUT" and request.idempotent
-    if status in (409, 412) or (versioned and status in (400, 500) and b"rowid" in body.lower()):
-        return Conflict(*names, status=status, reason="modified", detail="modified")
+    if status in (HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED):
+        return _modified(request.operation, status)
     if status == HTTPStatus.NOT_FOUND:
         return NotFound(*names, status=status)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
@@ -712,6 +749,10 @@ def _error(request: Request, status: int, body: bytes, patience: timedelta | Non
     if status < 400:
         return _unread(request, status, "another server seems to answer at this address")
     return Invalid(*names, status=status, detail=_fields(parsed(body)))
+
+
+def _modified(operation: str, status: int | None) -> Conflict:
+    return Conflict(SYSTEM, operation, status=status, reason="modified", detail="modified")
 
 
 def _fields(body: Any) -> str:
@@ -739,6 +780,11 @@ def _rows(request: Request, answer: Answer, value: Any) -> tuple[Record, ...]:
 def _first(value: Any) -> Record | None:
     row = value[0] if isinstance(value, list) and value else value
     return Record(row) if isinstance(row, dict) and row else None
+
+
+def _by_id(rows: Iterable[Record], number: int) -> Record:
+    """Return the row with this `id`; an empty one, which has no version, where there is none."""
+    return next((row for row in rows if row.get("id") == number), Record({}))
 
 
 def _unread(request: Request, status: int, why: str) -> Transient:

@@ -508,6 +508,25 @@ class TokenStore(Protocol):
         ...
 
 
+class NoStore:
+    """Keeps nothing: every process has a token of its own."""
+
+    async def read(self) -> Kept | None:
+        """Return None."""
+        return None
+
+    async def keep(self, token: str, seconds: float) -> None:
+        """Forget it."""
+
+    async def note_refusal(self, reason: str) -> None:
+        """Forget it."""
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[bool]:
+        """Yield True."""
+        yield True
+
+
 _READ = """
 local found = {}
 for i, key in ipairs(KEYS) do

@@ -269,6 +269,11 @@ async def test_the_command_says_where_it_listens_and_ends_on_a_signal(tmp_path: 
         body = {"action": "create", "name": "Neu.txt", "text": "neu"}
         async with session.post(f"{told['espocrm']}/_sim/edit", json=body) as response:
             made = (await response.json())["id"]
+        token = {"Authorization": f"Bearer {await advoware_token(session, told)}"}
+        termine = f"{told['advoware']}/api/v1/advonet/Termine"
+        body = {"datum": "2030-01-01", "text": "Neu"}
+        async with session.post(termine, json=body, headers=token) as response:
+            number = (await response.json())["frNr"]
     process.send_signal(signal.SIGTERM)
     async with asyncio.timeout(10):
         assert await process.wait() == 0
@@ -283,10 +288,14 @@ async def test_the_command_says_where_it_listens_and_ends_on_a_signal(tmp_path: 
         url = f"{told['espocrm_api']}/Attachment/file/{record['dokumentId']}"
         async with session.get(url) as response:
             content = await response.read()
+        termine = f"{told['advoware']}/api/v1/advonet/Termine?frnr={number}"
+        async with session.get(termine, headers=token) as response:
+            [termin] = await response.json()
     process.send_signal(signal.SIGINT)
     async with asyncio.timeout(10):
         assert await process.wait() == 0
     assert (record["name"], content) == ("Neu.txt", b"neu")
+    assert termin["text"] == "Neu"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from bitbylaw_simulators import control
@@ -188,15 +189,21 @@ class Simulator(ABC):
                 raise ConnectionReset("reset after the work was done")
             if fault.kind == "torn":
                 self.requests.answered(call, answer.status)
-                share = float(fault.params.get("share", 0.5))
-                cut = int(fault.params.get("bytes", answer.size * share))
-                raise TornAnswer(answer, min(cut, max(0, answer.size - 1)))
+                raise TornAnswer(answer, _cut(fault, answer))
+            if fault.kind == "stalled":
+                answer = replace(answer, stall=(_cut(fault, answer), fault.seconds()))
             if fault.kind == "status" and _afterwards(fault):
                 failed = self._status(fault)
                 self.requests.answered(call, failed.status)
                 return failed
         self.requests.answered(call, answer.status)
         return answer
+
+
+def _cut(fault: Fault, answer: SimResponse) -> int:
+    share = float(fault.params.get("share", 0.5))
+    cut = int(fault.params.get("bytes", answer.size * share))
+    return min(cut, max(0, answer.size - 1))
 
 
 def _afterwards(fault: Fault) -> bool:

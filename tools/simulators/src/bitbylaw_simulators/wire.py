@@ -141,6 +141,7 @@ class SimResponse:
         file: a file whose bytes are the body; only where contents are kept on disk.
         made: makes the body.
         announced: whether its length is told before it; off, it comes in chunks.
+        stall: after how many bytes it stops, and for how many seconds; None goes through.
     """
 
     status: int
@@ -149,6 +150,7 @@ class SimResponse:
     file: Path | None = None
     made: Made | None = None
     announced: bool = True
+    stall: tuple[int, float] | None = None
 
     @property
     def size(self) -> int:

@@ -6,10 +6,11 @@ import re
 from typing import Any
 
 from bitbylaw_simulators.advoware.refusal import Refusal
-from bitbylaw_simulators.wire import Made, SimRequest, SimResponse, json_answer
+from bitbylaw_simulators.wire import CHUNK, Made, SimRequest, SimResponse, json_answer
 
 LARGEST = 16 * 1024**3
-"""Bytes in one download at most."""
+LARGEST_PACKED = 32 * 1024**2
+"""Bytes in one download at most; a compressed one is made in memory."""
 
 KEPT_BODY = 64 * 1024
 """Bodies up to so many bytes are told whole, others by size and hash."""
@@ -67,14 +68,14 @@ def _told(request: SimRequest, status: int, digest: str | None) -> SimResponse:
 
 def _bytes(request: SimRequest, size: int) -> SimResponse:
     seed = request.parameter("seed") or "0"
-    if size > LARGEST or not seed.isdecimal():
+    packed = request.parameter("gzip") == "1"
+    if size > (LARGEST_PACKED if packed else LARGEST) or not seed.isdecimal():
         raise Refusal(400, "The parameters are not valid.")
     kind = request.parameter("type") or "application/octet-stream"
     headers = {"Content-Type": kind, "Content-Disposition": 'attachment; filename="sim.bin"'}
     made = Made(size, int(seed))
     announced = request.parameter("chunked") != "1"
-    if request.parameter("gzip") == "1":
-        packed = gzip.compress(b"".join(made.chunks(256 * 1024)), mtime=0)
-        packed_headers = {**headers, "Content-Encoding": "gzip"}
-        return SimResponse(200, packed_headers, packed, announced=announced)
+    if packed:
+        body = gzip.compress(b"".join(made.chunks(CHUNK)), mtime=0)
+        return SimResponse(200, {**headers, "Content-Encoding": "gzip"}, body, announced=announced)
     return SimResponse(200, headers, made=made, announced=announced)

@@ -115,7 +115,7 @@ class Store:
         values[resource.key] = key
         if resource is BETEILIGTE:
             values |= {"id": key, "angelegtAm": self.stamp(), "angelegtVon": user}
-        if bet_nr is not None:
+        if resource.below:
             values["betNr"] = bet_nr
         if resource is ADRESSEN:
             others = self.rows(ADRESSEN, betNr=bet_nr)
@@ -262,8 +262,7 @@ class Store:
             values["bemerkung"] = values["bemerkung"][: quirks.bemerkung_limit]
         if resource is not TERMINE:
             return
-        ticks = values.pop("uhrzeitBisTicks", None)
-        values["uhrzeitBisTicks"] = None
+        ticks, values["uhrzeitBisTicks"] = values["uhrzeitBisTicks"], None
         if ticks is not None and quirks.ticks_override:
             minutes, seconds = divmod(ticks // _TICKS % 86400, 60)
             values["uhrzeitBis"] = time(minutes // 60, minutes % 60, seconds).isoformat()

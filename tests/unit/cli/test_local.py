@@ -22,6 +22,8 @@ from bitbylaw_cli.local import (
     SAMPLE_KEYS,
     LocalSystem,
     Options,
+    apps_of,
+    in_words,
     refuse_taken,
     until_signalled,
 )
@@ -536,3 +538,16 @@ def test_agreement_means_the_same_bytes_in_the_wanted_places(
     assert differs() == "still in a collection"
     xai.detach(collection, right)
     assert differs() == ""
+
+
+def test_the_proxy_runs_only_where_there_is_an_advoware_to_ask() -> None:
+    assert [app.name for app in apps_of({"ADVOWARE_APP_ID": "x"})] == [app.name for app in APPS]
+    assert [app.name for app in apps_of({"ADVOWARE_APP_ID": " "})] == ["ingest", "document-sync"]
+
+
+def test_names_are_listed_as_one_says_them() -> None:
+    assert [in_words(names) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "a",
+        "a and b",
+        "a, b and c",
+    ]

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any, NoReturn, TypeVar
 
 import aiohttp
 
+from bitbylaw_advoware_proxy import app as advoware_proxy
+from bitbylaw_advoware_proxy.settings import ProxySettings
 from bitbylaw_cli.connection import (
     STACK_FILE,
     Environment,
@@ -54,7 +56,7 @@ from bitbylaw_ingest.settings import IngestSettings
 
 T = TypeVar("T")
 
-APPS: tuple[App[Any], ...] = (ingest.app, document_sync.app)
+APPS: tuple[App[Any], ...] = (ingest.app, document_sync.app, advoware_proxy.app)
 """What runs, in the order in which it is started."""
 
 HOST = "127.0.0.1"
@@ -258,6 +260,8 @@ class LocalSystem:
             return {}
         given = read_env_file(self.options.env_file)
         DocumentSyncSettings.from_env(given)
+        if advoware_proxy.app in apps_of(given):
+            ProxySettings.from_env(given)
         settings = IngestSettings.from_env(given)
         settings.webhooks.accepts_unsigned(HOST)
         return given
@@ -336,14 +340,15 @@ class LocalSystem:
             raise CommandError(Exit.UNREACHABLE, str(down)) from None
 
     async def _open_hosting(self, opened: AsyncExitStack) -> None:
-        names = " and ".join(app.name for app in APPS)
+        apps = apps_of(self.env)
+        names = in_words([app.name for app in apps])
         log = self._fresh_log("services")
         stream = opened.enter_context(log.open("a", encoding="utf-8"))
         level: Any = self.env.get("LOG_LEVEL", "info").lower()
         logs.configure("json", level, stream, secrets=secret_values(self.env))
         opened.callback(logs.configure, "console", "error")
         with self._stage("services", f"Starting {names}") as done:
-            self._hosting = await opened.enter_async_context(hosting(APPS, self.env))
+            self._hosting = await opened.enter_async_context(hosting(apps, self.env))
             self.url = self._hosting.url
             host = self._hosting
             await until_ready(
@@ -358,14 +363,15 @@ class LocalSystem:
 
     async def _open_children(self, opened: AsyncExitStack, port: int) -> None:
         env = _inherited() | self.env
+        apps = apps_of(self.env)
         self.children = {
-            app.name: ServiceChild(app, env, self._fresh_log(app.name)) for app in APPS
+            app.name: ServiceChild(app, env, self._fresh_log(app.name)) for app in apps
         }
         opened.push_async_callback(self._stop_children)
-        names = " and ".join(self.children)
+        names = in_words([*self.children])
         with self._stage("services", f"Starting {names}") as done:
             await asyncio.gather(*(child.start() for child in self.children.values()))
-            door = FrontDoor(APPS, {name: child.url for name, child in self.children.items()})
+            door = FrontDoor(apps, {name: child.url for name, child in self.children.items()})
             self.url = await opened.enter_async_context(door.listening(HOST, port))
             await asyncio.gather(
                 *(child.ready(self.session, READY_SECONDS) for child in self.children.values())
@@ -449,7 +455,7 @@ class LocalSystem:
         )
 
     async def _reload(self) -> NoReturn:
-        sources = Sources(APPS)
+        sources = Sources(apps_of(self.env))
         while True:
             await asyncio.sleep(RELOAD_SECONDS)
             for name in sorted(await asyncio.to_thread(sources.changed)):
@@ -538,6 +544,21 @@ SAMPLE_KEYS = {
     "ADVOWARE_PASSWORD": "simuliertes-kennwort",
 }
 """The keys that the simulators accept; they open nothing else."""
+
+
+def apps_of(env: Mapping[str, str]) -> tuple[App[Any], ...]:
+    """Return what runs with this environment; the proxy only where there is an Advoware to ask."""
+    return (
+        APPS
+        if env.get("ADVOWARE_APP_ID", "").strip()
+        else tuple(app for app in APPS if app is not advoware_proxy.app)
+    )
+
+
+def in_words(names: Sequence[str]) -> str:
+    """Return "a", "a and b", "a, b and c"."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def refuse_taken(port: int) -> None:

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from bitbylaw_advoware_proxy import app as advoware_proxy
 from bitbylaw_cli.connection import StackFile, read_env_file
-from bitbylaw_cli.local import APPS, LocalSystem, Options
+from bitbylaw_cli.local import APPS, LocalSystem, Options, apps_of
 from bitbylaw_cli.main_job import MainJob, announced_documents, job_table, watching
 from bitbylaw_cli.output import as_json, out, table
 from bitbylaw_cli.story import Story
@@ -60,7 +61,7 @@ def show_plan(options: Options, *, json: bool) -> None:
     env = {} if options.env_file is None else read_env_file(options.env_file)
     simulated = "a simulator on this machine"
     planned = UpPlan(
-        tuple(app.name for app in APPS),
+        tuple(app.name for app in (apps_of(env) if env else APPS)),
         f"http://127.0.0.1:{options.port}",
         env.get("KAFKA_BOOTSTRAP_SERVERS") or "a Kafka on this machine",
         simulated if not env else env.get("ESPOCRM_API_BASE_URL", "not set"),
@@ -209,6 +210,11 @@ class Showing:
         face = "" if simulated is None else "  (simulated; see /_sim/state)"
         rows = [
             ("ingest", f"{system.url}/vmh/webhook/document/create"),
+            *(
+                [("proxy", f"{system.url}/advoware/proxy?endpoint=employees")]
+                if advoware_proxy.app in apps_of(system.env)
+                else []
+            ),
             ("control", f"{system.url}/_console/functions  /healthz  /readyz  /metrics"),
             ("EspoCRM", f"{crm}{face}"),
             ("xAI", f"{xai}{face}"),

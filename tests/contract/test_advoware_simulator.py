@@ -889,15 +889,18 @@ async def test_a_contact_s_kind_is_read_as_zero_and_answered_as_it_is_by_writes(
     body = {"tlf": "jm@example.com", "kommKz": 8, "bemerkung": "[ESPOCRM:x:8]", "online": True}
     made = (await call("POST", path, json=body)).json()
     put = (await call.put(f"{path}/{made['id']}", made, tlf="neu@example.com")).json()
-    zero = (await call.party())["kommunikation"][-1]
+    zero = (await call.party())["kommunikation"]
+    await call.switch(komm_kz="some")
+    some = (await call.party())["kommunikation"]
     await call.switch(komm_kz="real")
-    real = (await call.party())["kommunikation"][-1]
+    real = (await call.party())["kommunikation"]
 
     assert (made["kommKz"], made["kommArt"], made["betNr"]) == (8, 1, 104860)
     assert (put["kommKz"], put["tlf"], put["online"]) == (8, "neu@example.com", True)
     assert put["rowId"] != made["rowId"]
-    assert (zero["id"], zero["kommKz"], zero["kommArt"]) == (made["id"], 0, 0)
-    assert real == put
+    assert {(row["kommKz"], row["kommArt"]) for row in zero} == {(0, 0)}
+    assert [row["kommKz"] for row in some] == [1, 0, 4, 0]
+    assert ([row["kommKz"] for row in real], real[-1]) == ([1, 3, 4, 8], put)
 
 
 @shows("read_only_kommunikation")

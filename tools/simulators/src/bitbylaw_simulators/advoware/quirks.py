@@ -194,8 +194,10 @@ class AdvowareQuirks:
         "GET lists the Kommunikationen alone; off: 405, they come with the Beteiligter",
         "inferred",
     )
-    komm_kz: Literal["zero", "real"] = quirk(
-        "zero", "what GET shows as `kommKz`; writes are answered with the real one", "original docs"
+    komm_kz: Literal["zero", "some", "real"] = quirk(
+        "zero",
+        "what GET shows as `kommKz`: 0, 0 for rows with an even `id`, or the real one as writes answer",
+        "original docs",
     )
     address_key: Literal["id", "reihenfolgeIndex"] = quirk(
         "id", "what names an Adresse in a path", "inferred"

@@ -465,11 +465,17 @@ class Advoware(Simulator):
     def _shown_below(self, kind: Resource, bet_nr: int) -> list[dict[str, Any]]:
         """Return what reads show below a Beteiligter."""
         rows = self.store.rows(kind, betNr=bet_nr)
-        if kind is KOMMUNIKATIONEN and self.quirks.komm_kz == "zero":
-            return [{**row, "kommKz": 0, "kommArt": komm_art(0)} for row in rows]
+        if kind is KOMMUNIKATIONEN:
+            return [self._contact(row) for row in rows]
         if kind is ADRESSEN and self.quirks.address_index == "position":
             return [{**row, "reihenfolgeIndex": place} for place, row in enumerate(rows, start=1)]
         return rows
+
+    def _contact(self, row: dict[str, Any]) -> dict[str, Any]:
+        manner = self.quirks.komm_kz
+        if manner == "real" or (manner == "some" and row["id"] % 2):
+            return row
+        return {**row, "kommKz": 0, "kommArt": komm_art(0)}
 
     # what lies below a Beteiligter
 

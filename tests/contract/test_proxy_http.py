@@ -396,3 +396,93 @@ async def test_the_openapi_document_asks_for_a_key_where_calls_do() -> None:
         route = "/advoware/openapi.json"
         assert (await run.ask("GET", "", route=route)).status == 401
         assert (await run.ask("GET", "", route=route, headers={"apikey": READER})).status == 200
+
+
+# -- nothing leaks --------------------------------------------------------------------------------
+
+PRIVATE = "Geheimnis-von-Frau-Weiß"
+ASKED = "gesuchte-mandantin-4711"
+MARKED = json.dumps(
+    [{"name": "portal", "keys": ["marked-key-of-the-portal"], "scopes": [{"endpoints": ["**"]}]}]
+)
+
+
+async def test_no_secret_token_query_or_content_is_in_a_log_metric_event_or_error() -> None:
+    password = "simuliertes-kennwort"
+    async with office(
+        {"ADVOWARE_PROXY_CALLERS": MARKED, "ADVOWARE_API_TIMEOUT_SECONDS": "1"}
+    ) as run:
+        shown = {"apikey": "marked-key-of-the-portal"}
+        body = json.dumps({"name": PRIVATE}, ensure_ascii=False).encode()
+        answers: list[Answer] = []
+
+        async def ask(method: str, endpoint: str, **how: Any) -> None:
+            query = f"endpoint={endpoint}&suche={ASKED}"
+            answers.append(await run.ask(method, query, headers=shown, **how))
+
+        # what goes well
+        await ask("POST", "Sim/echo", data=body)
+        await ask("PUT", "Sim/mirror", data=body)
+        token = await token_of(run)
+        # and what does not, in every way
+        for status in (400, 401, 403, 404, 409, 422, 500, 503):
+            run.sim.faults.plan("status", status=status, operation="probe", body="empty")
+            await ask("POST", "Sim/echo", data=body)
+        for kind in ("reset_before", "reset_after", "torn"):
+            run.sim.faults.plan(kind, operation="probe", share=0.1)
+            await ask("POST", "Sim/echo", data=body)
+        run.sim.faults.plan("latency", operation="probe", seconds=3)
+        await ask("POST", "Sim/echo", data=body)
+        run.sim.faults.plan("torn", operation="probe", bytes=200_000)
+        with pytest.raises(aiohttp.ClientError):
+            await ask("GET", "Sim/bytes/500000")
+        await ask("POST", "..%2F..%2FToken", data=body)
+        wrong = {"apikey": "marked-key-of-a-stranger"}
+        answers.append(await run.ask("GET", "endpoint=employees", headers=wrong))
+        run.sim.faults.plan("rate_limit", operation="probe")
+        await ask("POST", "Sim/echo", data=body)
+        await ask("POST", "Sim/echo", data=body)  # held back now
+        events = await run.events()
+
+        assert len(events) == len(answers)  # one for the torn, none for the stranger
+        errors = b"".join(one.body for one in answers if one.status >= 400).decode()
+        page, _ = metrics.render()
+        outputs = {
+            "errors": errors,
+            "log": run.said.getvalue(),
+            "metrics": page.decode(),
+            "events": "".join(f"{one.key!r}{one.value!r}{one.headers}" for one in run.log.kept),
+        }
+        assert {one.status for one in answers} >= {
+            200,
+            400,
+            401,
+            403,
+            404,
+            409,
+            422,
+            429,
+            502,
+            503,
+            504,
+        }
+        for mark in (
+            PRIVATE,
+            PRIVATE.encode().hex(),
+            "Frau-Wei",
+            ASKED,
+            token,
+            password,
+            "marked-key-of-the-portal",
+            "marked-key-of-a-stranger",
+            "c2ltdWxhdGVkLWFkdm93YXJlLWFwaS1rZXk",
+        ):
+            assert [name for name, output in outputs.items() if mark in output] == [], mark
+
+
+async def token_of(run: Office) -> str:
+    """Return the token that calls carry now."""
+    client: Any = run.deps.advoware
+    token = (await client._tokens.current()).value
+    assert len(token) > 32
+    return str(token)

@@ -1296,9 +1296,13 @@ async def test_a_write_that_is_refused_has_not_happened(call: Caller) -> None:
 async def test_a_torn_answer_is_shorter_than_it_says(call: Caller) -> None:
     await call.fault("torn", operation="read_beteiligter", bytes=10)
 
-    with pytest.raises(aiohttp.ClientPayloadError):
-        await call("GET", call.mueller)
+    url, headers = call.url + call.mueller, {"Authorization": f"Bearer {call.token}"}
+    async with call.session.get(url, headers=headers) as answer:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.read()
 
+    # even then the time is Advoware's
+    assert answer.headers["Date"] == "Mon, 09 Mar 2026 08:00:00 GMT"
     assert (await call("GET", call.mueller)).status == 200
 
 
@@ -1363,6 +1367,20 @@ async def test_the_log_tells_byte_for_byte_what_arrived(call: Caller) -> None:
     assert not [name for name, _ in sent["headers"] if name.lower() == "authorization"]
     told = echo.json()
     assert {name: sent[name] for name in told} == told
+
+
+@pytest.mark.parametrize(("limit", "kept"), [("KEPT_DETAILS", 2), ("KEPT_BODIES", 2 * 1024)])
+async def test_the_log_tells_the_details_of_the_last_calls_only(
+    call: Caller, monkeypatch: pytest.MonkeyPatch, limit: str, kept: int
+) -> None:
+    monkeypatch.setattr(f"bitbylaw_simulators.advoware.state.{limit}", kept)
+    for _ in range(4):
+        await call("POST", f"{API}/Sim/echo", data=b"x" * 750)
+
+    told = (await call("GET", "/_sim/requests")).json()["requests"][-4:]
+
+    assert ["sent" in entry for entry in told] == [False, False, True, True]
+    assert len({entry["digest"] for entry in told}) == 1
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH"])

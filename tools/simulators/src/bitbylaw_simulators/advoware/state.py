@@ -35,7 +35,7 @@ from bitbylaw_simulators.control import json_object
 from bitbylaw_simulators.faults import Fault
 from bitbylaw_simulators.quirks import described, switched
 from bitbylaw_simulators.simulator import Simulator, delay_of
-from bitbylaw_simulators.wire import SimRequest, SimResponse, json_answer
+from bitbylaw_simulators.wire import SimRequest, SimResponse, TornAnswer, json_answer
 
 BERLIN = ZoneInfo("Europe/Berlin")
 """Where the firm's clocks hang."""
@@ -177,11 +177,15 @@ class Advoware(Simulator):
         """
         if self.quirks.relay_seconds > 0 and _API.fullmatch(request.path):
             await self.clock.sleep(self.quirks.relay_seconds)
-        answer = await super().handle(request)
+        try:
+            return self._dated(await super().handle(request))
+        except TornAnswer as torn:
+            raise TornAnswer(self._dated(torn.answer), torn.sent) from None
+
+    def _dated(self, answer: SimResponse) -> SimResponse:
         shown = self.clock.now() + timedelta(seconds=self.quirks.clock_skew_seconds)
-        return replace(
-            answer, headers={"Date": format_datetime(shown, usegmt=True)} | dict(answer.headers)
-        )
+        date = {"Date": format_datetime(shown, usegmt=True)}
+        return replace(answer, headers={**date, **answer.headers})
 
     def operation(self, request: SimRequest) -> str:
         """Return what is asked, without ids."""

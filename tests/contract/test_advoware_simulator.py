@@ -444,10 +444,12 @@ async def test_no_call_gets_in_without_a_token_of_the_gateway(call: Caller, head
 
 async def test_no_secret_is_in_state_or_log(call: Caller) -> None:
     await call("GET", call.mueller)
+    await call("POST", "/relay/api/v1/Token", json=signed(call.sim), token="")
     told = (await call("GET", "/_sim/state")).text + (await call("GET", "/_sim/requests")).text
 
     for secret in (call.token, call.sim.firm.passwords["SB"], call.sim.firm.api_key):
         assert secret not in told
+    assert all(c.sent is None or c.sent["body_base64"] in {"", None} for c in call.sim.requests)
     assert hashlib.sha256(call.token.encode()).hexdigest() in told
 
 

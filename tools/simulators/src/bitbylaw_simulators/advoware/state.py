@@ -223,7 +223,8 @@ class Advoware(Simulator):
         scheme, _, token = (request.header("Authorization") or "").partition(" ")
         if scheme.lower() == "bearer":
             kept["token"] = fingerprint(token)
-        if call.operation == "token":
+        if request.path.lower().endswith("/token"):
+            # wherever it was sent to: it carries a password
             kept["body_base64"] = kept["sha256"] = None
         self._bound(call, len(kept["body_base64"] or ""))
         return kept

@@ -428,6 +428,21 @@ async def test_a_revoked_token_is_replaced_once_and_older_ones_get_the_new_one()
     assert firm.logins == 2
 
 
+async def test_two_tokens_that_were_refused_are_both_out_of_use() -> None:
+    firm = Firm()
+    tokens, other = firm.tokens(), firm.tokens()
+    first = await tokens.current()
+    second = await tokens.instead_of(first)
+
+    # both callers come back at once, the one with the older token last
+    third, again = await asyncio.gather(tokens.instead_of(second), tokens.instead_of(first))
+
+    assert third.value == again.value
+    assert third.value not in (first.value, second.value)
+    assert firm.logins == 3
+    assert (await other.current()).value == third.value
+
+
 async def test_a_token_is_replaced_before_its_end() -> None:
     firm = Firm()
     tokens = firm.tokens()

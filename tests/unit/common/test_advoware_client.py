@@ -209,6 +209,22 @@ async def test_an_answer_that_breaks_off_says_so() -> None:
             await answer.read()
 
 
+async def test_a_refusal_that_breaks_off_is_a_refusal_and_its_body_a_broken_one() -> None:
+    firm = answering(Answer(404, b"not here, that is all", torn=True))
+    with pytest.raises(NotFound):
+        await firm.client().beteiligter(104860)
+    async with firm.client().call("GET", "x") as answer:
+        with pytest.raises(Transient):
+            await answer.read()
+
+
+async def test_a_token_is_replaced_though_its_refusal_breaks_off() -> None:
+    torn = [Answer(401, b"Authorization has been", torn=True)]
+    firm = answering(lambda _: torn.pop() if torn else of([]))
+    await firm.client().check()
+    assert firm.logins == 2
+
+
 async def test_an_answer_that_is_too_large_to_read_whole_says_so() -> None:
     firm = answering(Answer(200, b"x" * 2000))
     async with firm.client().call("GET", "file") as answer:

@@ -118,18 +118,20 @@ class Answer:
         self._rest = response.chunks()
         self._head: list[bytes] = []
         self._ended = False
+        self._torn: Transient | None = None
 
     async def peek(self, limit: int) -> bytes:
-        """Return at least `limit` bytes of the body's beginning, or all of it; it stays unread.
+        """Return at least `limit` bytes of the body's beginning, or all there is; it stays unread.
 
-        Raises:
-            Transient: it broke off before.
+        One that breaks off is found to when it is read: its status has told already what it is.
         """
         while not self._ended and sum(map(len, self._head)) < limit:
             try:
                 self._head.append(await anext(self._rest))
             except StopAsyncIteration:
                 self._ended = True
+            except Transient as torn:
+                self._ended, self._torn = True, torn
         return b"".join(self._head)
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -140,6 +142,8 @@ class Answer:
         """
         while self._head:
             yield self._head.pop(0)
+        if self._torn is not None:
+            raise self._torn
         if not self._ended:
             async for chunk in self._rest:
                 yield chunk

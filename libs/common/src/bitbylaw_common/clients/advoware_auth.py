@@ -13,6 +13,7 @@ import json
 import math
 import secrets
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -75,6 +76,7 @@ REDIS_AGAIN_SECONDS = 10.0
 _SAFETY = timedelta(minutes=2)
 _LOOK_SECONDS = (0.03, 0.25)
 _TRIES = 3
+_REFUSED_KEPT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -683,7 +685,7 @@ class Tokens:
         self._store = store
         self._clock = clock
         self._token: Token | None = None
-        self._refused = ""
+        self._refused: deque[str] = deque(maxlen=_REFUSED_KEPT)
         self._flights: dict[bool, asyncio.Task[Token]] = {}
         self._logger = step_logger()
 
@@ -730,7 +732,8 @@ class Tokens:
         ours = self._token
         if ours is not None and ours.value != refused.value and self._is_good(ours):
             return ours
-        self._token, self._refused = None, refused.value
+        self._token = None
+        self._refused.append(refused.value)
         return await self._obtained(refused=refused.value)
 
     async def close(self) -> None:
@@ -794,7 +797,7 @@ class Tokens:
         return token
 
     def _adopted(self, kept: Kept | None) -> Token | None:
-        if kept is None or not kept.token or kept.token == self._refused:
+        if kept is None or not kept.token or kept.token in self._refused:
             return None
         return self._taken(kept.token, kept.seconds_left)
 

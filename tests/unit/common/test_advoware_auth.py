@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bitbylaw_common import metrics
 from bitbylaw_common.circuits import Circuits, State
@@ -251,6 +253,14 @@ async def test_a_firm_that_nobody_knows_is_told_with_what_to_correct() -> None:
         await login.addresses()
 
 
+@pytest.mark.parametrize("answer", [of({}, 503), of({}, 429), Lost(arrived=False)])
+async def test_a_configurator_that_is_down_is_no_wrong_setting(answer: Answer | Lost) -> None:
+    firm = Firm()
+    firm.configurator = answer
+    with pytest.raises(Transient):
+        await firm.login().addresses()
+
+
 async def test_a_configurator_that_is_switched_off_is_never_asked() -> None:
     firm = Firm(configurator_url="off", base_url="https://base.test")
 
@@ -395,6 +405,17 @@ async def test_a_wrong_password_is_not_sent_twice_however_the_clocks_stand() -> 
 
     with pytest.raises(Unauthorized, match="ADVOWARE_PASSWORD"):
         await firm.login().log_in()
+    assert firm.logins == 1
+
+
+async def test_a_gateway_that_asks_for_patience_is_not_asked_again_whatever_its_time() -> None:
+    firm = Firm()
+    firm.gateway = lambda _: of({}, 429, Retry_After="70")
+    firm.skew = HOUR
+
+    with pytest.raises(RateLimited) as asked:
+        await firm.login().log_in()
+    assert asked.value.retry_after == timedelta(seconds=70)
     assert firm.logins == 1
 
 
@@ -589,6 +610,43 @@ def test_the_digest_of_the_credentials_is_another_for_another_database_or_passwo
     assert same == again
     assert len({same, *others}) == 5
     assert PASSWORD not in same
+
+
+# -- whatever comes in ----------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+NAMED = st.sampled_from(["relayUrl", "connectorUrl", "securityGateway", "RELAYURL"])
+
+
+@given(st.dictionaries(NAMED, JSON | st.text().map("https://{}".format)) | JSON)
+def test_an_address_is_used_only_where_it_is_one_over_tls(answer: Any) -> None:
+    try:
+        found = addresses_of(
+            answer, configurator_url="https://c.test", gateway_url="https://gateway.test"
+        )
+    except ValueError:
+        return
+    if found is not None and found.source == "relay":
+        assert found.api.startswith("https://")
+    if found is not None:
+        assert found.security_gateway.startswith("https://")
+
+
+@given(st.dictionaries(st.sampled_from(["expiration_utc", "expires_in"]), JSON))
+def test_a_lifetime_is_always_one(answer: dict[str, Any]) -> None:
+    most = timedelta(minutes=55)
+    found = lifetime_of(answer, now=NOW, most=most)
+    assert found > timedelta()
+    assert timedelta() < usable(min(found, most)) < most
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_may_be_looked_at_for_a_known_sentence(body: bytes) -> None:
+    assert trouble(body) is None or trouble(body) in KNOWN
 
 
 def test_the_lock_outlives_the_login_it_guards() -> None:

@@ -6,6 +6,9 @@ from datetime import date, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from yarl import URL
 
 from bitbylaw_common.circuits import Circuits, State, working_on
 from bitbylaw_common.clients.advoware import REPEATABLE_BYTES, Advoware, Record, resource_path
@@ -133,6 +136,23 @@ async def test_a_path_that_would_leave_the_api_is_never_sent(path: str) -> None:
         async with firm.client().call("GET", path):
             pass
     assert firm.transport.seen == []
+
+
+@given(
+    st.text(max_size=60)
+    | st.lists(st.sampled_from(["..", "/", "%2e", "a", "\\", "?", "//", "."])).map("".join)
+)
+def test_whatever_is_asked_for_stays_below_the_api(path: str) -> None:
+    try:
+        found = resource_path("api/v1/advonet/", path)
+    except Invalid:
+        return
+    url = URL(f"https://relay.test/relay/{found}", encoded=True)
+    assert url.host == "relay.test"
+    assert url.raw_path.lower().startswith("/relay/api/")
+    assert not {"..", "."} & {*url.path.split("/")}
+    assert not url.query_string
+    assert not url.fragment
 
 
 # -- any call -------------------------------------------------------------------------------------

@@ -219,7 +219,7 @@ def _address(value: Any, *, secure: bool) -> str:
 
 
 class _Unheard(OutsideError):  # noqa: N818 - it names a fact, not a mistake
-    """The configurator is of no use now; whether that matters is decided outside of the call."""
+    """The configurator answers, but names no address that can be used; others may be known."""
 
 
 class _ClockOff(OutsideError):  # noqa: N818 - it names a fact, not a mistake
@@ -358,9 +358,10 @@ class Login:
             )
         except ValueError as unfit:
             raise _Unheard(SYSTEM, "find_addresses", status=status, detail=str(unfit)) from None
+        if found is None and (status >= 500 or status in (408, 429)):
+            raise Transient(SYSTEM, "find_addresses", status=status)
         if found is None:
-            known = trouble(body)
-            detail = known.words if known else "it knows no address: is ADVOWARE_KANZLEI right?"
+            detail = "it knows no address of the firm: is ADVOWARE_KANZLEI right?"
             raise _Unheard(SYSTEM, "find_addresses", status=status, detail=detail)
         return found
 
@@ -372,7 +373,7 @@ class Login:
             self._note_time(response)
             body = await words(response)
             answer = parsed(body)
-            if response.status == 200 and isinstance(answer, Mapping):
+            if response.status < 300 and isinstance(answer, Mapping):
                 named = {str(name).lower(): value for name, value in answer.items()}
                 token = named.get("access_token")
                 if isinstance(token, str) and token.isascii() and token.isprintable() and token:
@@ -380,10 +381,12 @@ class Login:
                     most = timedelta(minutes=self._settings.token_lifetime_minutes)
                     lifetime = min(most, lifetime_of(named, now=now, most=most))
                     return Grant(token, lifetime)
-            refusal = _refusal(request, response, trouble(body), self._clock.now())
-            off = (self.skew or timedelta()) - self._correction
-            if not last and trouble(body) is None and abs(off.total_seconds()) > SKEW_SECONDS:
-                raise _ClockOff(self.skew or timedelta(), refusal)
+            known = trouble(body)
+            refusal = _refusal(request, response, known, self._clock.now())
+            unexplained = known is None and not isinstance(refusal, RateLimited)
+            skew = self.skew or timedelta()
+            if unexplained and not last and _is_off(skew - self._correction):
+                raise _ClockOff(skew, refusal)
             raise refusal
 
     def _token_request(self, addresses: Addresses) -> Request:
@@ -457,6 +460,13 @@ def _refusal(
         return kind(*names, status=status, detail=known.words)
     if status == 429:
         return RateLimited(*names, retry_after=retry_after(response.headers, now))
+    if status in (404, 405):
+        return Unauthorized(
+            *names,
+            status=status,
+            detail="nobody takes logins at this address: check what the configurator names, or "
+            "ADVOWARE_SECURITY_GATEWAY_URL",
+        )
     if 400 <= status < 500 and status != 408:
         return Unauthorized(
             *names,

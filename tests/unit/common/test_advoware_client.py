@@ -179,6 +179,15 @@ async def test_a_call_goes_as_it_is_and_its_answer_comes_back_whatever_it_says()
     assert firm.transport.open == 0
 
 
+async def test_what_the_caller_says_of_the_body_is_said_once() -> None:
+    firm = answering(of([]))
+    theirs = {"accept": "application/pdf", "content-type": "text/plain"}
+    async with firm.client().call("POST", "x", headers=theirs, body=b"a"):
+        pass
+    assert dict(firm.calls[0].request.headers).items() >= theirs.items()
+    assert len(firm.calls[0].request.headers) == 3
+
+
 async def test_a_query_that_is_encoded_already_goes_byte_for_byte() -> None:
     firm = answering(of([]))
     async with firm.client().call("GET", "employees", query="a=%c3%b6+1&b"):

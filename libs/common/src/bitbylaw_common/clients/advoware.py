@@ -625,9 +625,11 @@ class _Call:
     length: str = ""
 
     def request(self, api: str, token: Token, body: bytes | _Stream | None) -> Request:
-        headers = {"Accept": "application/json", **self.headers}
-        if body is not None and not any(name.lower() == "content-type" for name in headers):
-            headers["Content-Type"] = "application/json"
+        headers = dict(self.headers)
+        given = {name.lower() for name in headers}
+        for name in ("Accept", "Content-Type") if body is not None else ("Accept",):
+            if name.lower() not in given:
+                headers[name] = "application/json"
         if isinstance(body, _Stream) and self.length.isdecimal():
             headers["Content-Length"] = self.length
         headers["Authorization"] = f"Bearer {token.value}"

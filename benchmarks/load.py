@@ -1,4 +1,4 @@
-"""The load: posts webhooks over connections that stay open; a process of its own.
+"""The load: posts webhooks, or asks for one path, over connections that stay open; a process of its own.
 
 Without a rate every connection posts again as soon as it is answered; with one, posts leave at
 even distances whatever the answers do.
@@ -181,6 +181,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--warm-seconds", type=float, default=1.0)
     parser.add_argument("--rate", type=int, help="posts a second; else as many as are answered")
+    parser.add_argument("--get", help="ask for this path instead of posting webhooks")
+    parser.add_argument("--key", default="", help="what --get shows as `apikey`")
     parser.add_argument("--first", type=int, default=0, help="number of the first record")
     parser.add_argument("--answered", type=Path, help="write `number sent answered` of each post")
     given = parser.parse_args()
@@ -189,7 +191,11 @@ def main() -> int:
     pool = POOL
     if given.rate is not None:
         pool = int((given.seconds + given.warm_seconds) * given.rate) + 1
-    requests = [webhooks.request(given.first + number, f"{host}:{port}") for number in range(pool)]
+    if given.get is None:
+        requests = [webhooks.request(given.first + n, f"{host}:{port}") for n in range(pool)]
+    else:
+        head = f"GET {given.get} HTTP/1.1\r\nHost: {host}:{port}\r\napikey: {given.key}\r\n\r\n"
+        requests = [head.encode("ascii")]
     load = Load(requests, given.rate)
     busy = time.process_time()
     try:

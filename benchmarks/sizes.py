@@ -24,6 +24,8 @@ class Sizes:
     skewed_sleep_ms: int = 50
     latency_rate: int = 500
     latency_seconds: float = 10.0
+    proxy_rate: int = 500
+    proxy_seconds: float = 10.0
     killed_records: int = 6_000
     kills: int = 3
     limit_seconds: float = 180.0
@@ -42,6 +44,8 @@ TINY = Sizes(
     skewed_sleep_ms=5,
     latency_rate=50,
     latency_seconds=1.0,
+    proxy_rate=50,
+    proxy_seconds=1.0,
     killed_records=300,
     kills=1,
     limit_seconds=60.0,

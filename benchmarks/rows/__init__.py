@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from benchmarks.results import Row
 from benchmarks.rig import Rig
-from benchmarks.rows import ingest, killed, lanes, latency, skewed, stack
+from benchmarks.rows import ingest, killed, lanes, latency, proxy, skewed, stack
 from benchmarks.sizes import Sizes
 
 Say = Callable[[str], None]
@@ -15,6 +15,7 @@ ROWS: Mapping[str, Measure] = {
     "lanes": lanes.measure,
     "skewed": skewed.measure,
     "latency": latency.measure,
+    "proxy": proxy.measure,
     "killed": killed.measure,
     "stack": stack.measure,
 }

@@ -109,6 +109,8 @@ TYPICAL: dict[str, str] = {
     "quarantine drop": "q-readable",
     "locks": "",
     "locks release": "document d-locked",
+    "advoware token": "",
+    "advoware call": "DELETE Termine --query frnr=7",
     "functions": "",
     "topics plan": "",
     "topics apply": "",
@@ -122,6 +124,18 @@ TYPICAL: dict[str, str] = {
 
 _KAFKA_AWAY = ("Kafka does not answer", "127.0.0.1:1", "bbl doctor")
 _REDIS_AWAY = ("Redis does not answer", "127.0.0.1:1", "bbl doctor")
+_ADVOWARE_AWAY = ("Advoware does not answer", "127.0.0.1:1", "bbl doctor")
+_ADVOWARE = {
+    "ADVOWARE_CONFIGURATOR_URL": "http://127.0.0.1:1/AdvonetConfigurator/api/Url",
+    "ADVOWARE_APP_ID": "app-123",
+    "ADVOWARE_API_KEY": "Z2VoZWltZXIgc2NobHVlc3NlbA==",
+    "ADVOWARE_KANZLEI": "kanzlei-7",
+    "ADVOWARE_DATABASE": "muster",
+    "ADVOWARE_USER": "SB",
+    "ADVOWARE_PASSWORD": "geheimes-kennwort",
+}
+"""Names of an Advoware of which nothing answers."""
+_AWAY = {"locks": _REDIS_AWAY, "advoware": _ADVOWARE_AWAY}
 
 
 def away() -> Iterator[Case]:
@@ -130,8 +144,9 @@ def away() -> Iterator[Case]:
         if not one.asks:
             continue
         words = f"{TYPICAL[one.words]}{' --yes' if one.writes else ''}"
-        says = _REDIS_AWAY if one.words.startswith("locks") else _KAFKA_AWAY
-        yield Case(one.words, words, UNREACHABLE, says, stage=Stage.ALONE)
+        says = _AWAY.get(one.words.partition(" ")[0], _KAFKA_AWAY)
+        env = _ADVOWARE if says is _ADVOWARE_AWAY else {}
+        yield Case(one.words, words, UNREACHABLE, says, stage=Stage.ALONE, env=env)
     for words, more in (
         ("tail", "vmh.document.update --follow"),
         ("topics apply", "--plan"),
@@ -286,6 +301,51 @@ ALONE: tuple[Case, ...] = (
         REFUSED,
         ("may hold personal data", "ingest.quarantine", "add --personal"),
         stage=Stage.ALONE,
+    ),
+    Case(
+        "advoware call",
+        "DELETE Termine --query frnr=7 --plan",
+        OK,
+        told=('"api/v1/advonet/Termine"', '"frnr"'),
+        stage=Stage.ALONE,
+        env=_ADVOWARE,
+    ),
+    Case(
+        "advoware call",
+        "GET Beteiligte?name=x",
+        USAGE,
+        ("is no path of a resource", "'Beteiligte?name=x'", "--query"),
+        stage=Stage.ALONE,
+        env=_ADVOWARE,
+    ),
+    Case(
+        "advoware call",
+        "FETCH employees",
+        USAGE,
+        ("no method 'FETCH'", "METHOD", "is one of GET"),
+        stage=Stage.ALONE,
+    ),
+    Case(
+        "advoware call",
+        "GET employees --query limit",
+        USAGE,
+        ("is no pair", "--query 'limit'", "write name=value"),
+        stage=Stage.ALONE,
+    ),
+    Case(
+        "advoware call",
+        "POST Termine --body nowhere.json --yes",
+        USAGE,
+        ("No such file", "nowhere.json", "--body takes"),
+        stage=Stage.ALONE,
+    ),
+    Case(
+        "advoware call",
+        "GET employees --into real.env",
+        REFUSED,
+        ("is there already", "--into real.env", "name a file"),
+        stage=Stage.ALONE,
+        env=_ADVOWARE,
     ),
     Case("topics docs", "", OK, told=("vmh.document.update",), stage=Stage.ALONE),
     Case("logs", "--state state", OK, told=('"stored"', "65f0"), stage=Stage.ALONE),
@@ -618,6 +678,16 @@ ELSEWHERE: dict[tuple[str, Exit], str] = {
     "test_a_demonstration_in_which_a_document_is_not_where_it_should_be_ends_with_1",
     ("doctor", OK): "tests/e2e/test_up.py::"
     "test_one_command_shows_the_main_job_and_leaves_nothing_running",
+    ("advoware token", OK): "tests/cli_verbs/test_advoware.py::"
+    "test_a_login_that_works_is_said_to_and_the_token_is_not_shown",
+    ("advoware token", FINDING): "tests/cli_verbs/test_advoware.py::"
+    "test_a_login_that_is_refused_is_a_finding_in_plain_words",
+    ("advoware token", REFUSED): "tests/cli_verbs/test_advoware.py::"
+    "test_a_firm_that_nobody_knows_is_refused",
+    ("advoware call", OK): "tests/cli_verbs/test_advoware.py::"
+    "test_what_writes_is_sent_with_yes_and_only_then",
+    ("advoware call", FINDING): "tests/cli_verbs/test_advoware.py::"
+    "test_a_call_that_was_not_done_is_a_finding_with_its_answer",
     ("replay run", FINDING): "tests/unit/cli/test_replay.py::"
     "test_a_kafka_that_goes_away_ends_it_with_what_was_acknowledged",
     ("replay run", REFUSED): "tests/unit/cli/test_replay.py::"

@@ -6,6 +6,19 @@ import pytest
 
 from harness import Harness, kafka_harness, memory_harness
 
+CASES = 400
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a run ask for more than continuous integration has time for."""
+    parser.addoption("--cases", type=int, default=CASES, help="requests of the fuzz of a document")
+
+
+@pytest.fixture
+def cases(request: pytest.FixtureRequest) -> int:
+    """How many requests are made of a document."""
+    return int(request.config.getoption("--cases", default=CASES))
+
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
 def bootstrap(request: pytest.FixtureRequest) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bitbylaw_advoware_proxy.app import app as advoware_proxy
 from bitbylaw_common import topics
 from bitbylaw_common.cron import CronExpression
 from bitbylaw_common.runtime import App
@@ -20,7 +21,7 @@ from bitbylaw_document_sync.settings import DocumentSyncSettings
 from bitbylaw_ingest.app import app as ingest
 from world import World
 
-APPS: tuple[App[Any], ...] = (ingest, document_sync)
+APPS: tuple[App[Any], ...] = (ingest, document_sync, advoware_proxy)
 
 WEBHOOKS = {
     "/vmh/webhook/beteiligte/create": ("vmh.beteiligte.create", "VMH Webhook Beteiligte Create"),
@@ -42,6 +43,16 @@ WEBHOOKS = {
     "/vmh/webhook/document/update": ("vmh.document.update", "VMH Webhook Document Update"),
     "/vmh/webhook/document/delete": ("vmh.document.delete", "VMH Webhook Document Delete"),
 }
+
+PROXY = {
+    "GET /advoware/proxy": "Advoware Proxy GET",
+    "POST /advoware/proxy": "Advoware Proxy POST",
+    "PUT /advoware/proxy": "Advoware Proxy PUT",
+    "DELETE /advoware/proxy": "Advoware Proxy DELETE",
+}
+
+OURS = {"GET /advoware/openapi.json": "Advoware Proxy OpenAPI"}
+"""Routes that the predecessor did not have."""
 
 CONSUMED = {
     "document-sync": [
@@ -66,6 +77,8 @@ ENVIRONMENT = {
     "ADVOWARE_API_BASE_URL": None,
     "ADVOWARE_API_KEY": None,
     "ADVOWARE_API_SECRET": None,
+    "ADVOWARE_API_TIMEOUT_SECONDS": "30",
+    "ADVOWARE_TOKEN_LIFETIME_MINUTES": "55",
     "XAI_API_KEY": None,
     "XAI_MANAGEMENT_KEY": None,
     "REDIS_HOST": "localhost",
@@ -98,8 +111,16 @@ def routes() -> dict[str, Any]:
     }
 
 
-def test_the_nine_webhooks_are_routes_and_there_is_no_other() -> None:
-    assert set(routes()) == {f"POST {path}" for path in WEBHOOKS}
+def test_the_nine_webhooks_and_the_proxy_are_routes_and_there_is_no_other() -> None:
+    assert set(routes()) == {f"POST {path}" for path in WEBHOOKS} | set(PROXY) | set(OURS)
+
+
+@pytest.mark.parametrize("route", PROXY)
+def test_each_verb_of_the_proxy_goes_by_its_name_and_leaves_a_trail(route: str) -> None:
+    declared = routes()[route]
+    assert declared.name == PROXY[route]
+    assert declared.flows == ("advoware",)
+    assert [topic.name for topic in declared.enqueues] == ["advoware.proxy.response"]
 
 
 @pytest.mark.parametrize("path", WEBHOOKS)
@@ -189,9 +210,14 @@ def test_every_function_has_the_id_that_operators_type() -> None:
     found = {info.function_id: info for app in APPS for info in functions_of(app, owner="test")}
     wanted = [f"steps::{name}::trigger::0" for _, name in WEBHOOKS.values()]
     wanted += [f"steps::Document Sync::trigger::{number}" for number in range(4)]
+    wanted += [f"steps::{name}::trigger::0" for name in (*PROXY.values(), *OURS.values())]
     assert sorted(found) == sorted(wanted)
     assert found["steps::Document Sync::trigger::0"].trigger.config == {
         "topic": "vmh.document.create"
+    }
+    assert found["steps::Advoware Proxy GET::trigger::0"].trigger.config == {
+        "method": "GET",
+        "path": "/advoware/proxy",
     }
     assert found["steps::VMH Webhook Document Create::trigger::0"].trigger.config == {
         "method": "POST",

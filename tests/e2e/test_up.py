@@ -45,6 +45,15 @@ async def test_one_command_shows_the_main_job_and_leaves_nothing_running(tmp_pat
         assert await posted(port) == 200
         await up.says("test123  skipped")
 
+        # and its environment leads to a simulated Advoware
+        env = up.stack["env"]
+        firm = {"Kanzlei": env["ADVOWARE_KANZLEI"]}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(env["ADVOWARE_CONFIGURATOR_URL"], params=firm) as answer,
+        ):
+            assert (await answer.json())["relayUrl"] == env["ADVOWARE_API_BASE_URL"] + "/"
+
         # and other commands find the system by themselves
         async with bbl(tmp_path, "why", "document", "69a68b9cd4c0000d1") as why:
             assert await why.ended(30) == Exit.OK

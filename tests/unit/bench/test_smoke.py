@@ -16,6 +16,11 @@ SIDES = {
     "lanes": {OURS, peers.PARALLEL_CONSUMER},
     "skewed": {OURS, peers.PARALLEL_CONSUMER},
     "latency": {OURS, "bare aiokafka loop"},
+    "proxy": {
+        OURS,
+        "bare aiohttp pass-through",
+        "the same without its trail on Kafka",
+    },
     "killed": {OURS},
     "stack": {OURS, "Kafka alone"},
 }

@@ -2,7 +2,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,11 +10,13 @@ from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
 from bitbylaw_cli import checkup as module
-from bitbylaw_cli.checkup import Check, Checkup, checkup, dated
+from bitbylaw_cli.checkup import Check, Checkup, checkup
 from bitbylaw_cli.connection import Environment
 from bitbylaw_cli.main import build
 from bitbylaw_cli.output import CommandError, Exit
 from bitbylaw_common.kafka.admin import TopicChange
+from bitbylaw_simulators.advoware import Advoware
+from bitbylaw_simulators.advoware.samples import sample_firm
 from bitbylaw_simulators.clock import SimClock
 from bitbylaw_simulators.espocrm import EspoCRM
 from bitbylaw_simulators.http import SimServer
@@ -206,10 +208,69 @@ def test_a_clock_that_is_off_is_found(seconds: float, count: int) -> None:
     assert sum(check.state == "finding" for check in found) == count
 
 
-def test_a_date_header_is_read_or_is_none() -> None:
-    assert dated({"Date": "Mon, 09 Mar 2026 08:00:00 GMT"}) == datetime(2026, 3, 9, 8, tzinfo=UTC)
-    for headers in ({}, {"Date": "yesterday"}, {"Date": "Mon, 09 Mar 2026 08:00:00 -0000"}):
-        assert dated(headers) is None
+@asynccontextmanager
+async def firm(**changed: str) -> AsyncIterator[tuple[Advoware, dict[str, str]]]:
+    """A system with an Advoware in which everything answers."""
+    sim = Advoware(SimClock.real())
+    sample_firm(sim)
+    async with SimServer(sim) as server:
+        names = {
+            "ADVOWARE_CONFIGURATOR_URL": f"{server.url}/AdvonetConfigurator/api/Url",
+            "ADVOWARE_APP_ID": sim.firm.app_id,
+            "ADVOWARE_API_KEY": sim.firm.api_key,
+            "ADVOWARE_KANZLEI": sim.firm.kanzlei,
+            "ADVOWARE_DATABASE": sim.firm.database,
+            "ADVOWARE_USER": "SB",
+            "ADVOWARE_PASSWORD": sim.firm.passwords["SB"],
+        }
+        async with system(**{**names, **changed}) as env:
+            yield sim, env
+
+
+async def test_where_advoware_lets_us_in_nothing_is_found(kafka: Kafka) -> None:
+    async with firm() as (_, env):
+        found = await checked(env)
+    told = ("Advoware's addresses", "Advoware's login", "Advoware", "clock of Advoware", "settings")
+    assert {what: found[what].state for what in told} == dict.fromkeys(told, "ok")
+
+
+@pytest.mark.parametrize(
+    ("quirks", "changed", "what", "words"),
+    [
+        ({"licence": "product"}, {}, "Advoware's login", "not enabled"),
+        ({}, {"ADVOWARE_PASSWORD": "falsch"}, "Advoware's login", "password is wrong"),
+        ({"connector": "offline"}, {}, "Advoware's login", "not online"),
+        ({"clock_skew_seconds": 600}, {}, "clock of Advoware", "s ahead of ours"),
+        ({}, {"ADVOWARE_PATH_PREFIX": "api/v9/"}, "Advoware", "no employees"),
+        ({}, {"ADVOWARE_KANZLEI": "falsch"}, "Advoware's addresses", "ADVOWARE_KANZLEI"),
+        (
+            {},
+            {"ADVOWARE_CONFIGURATOR_URL": "http://127.0.0.1:1/"},
+            "Advoware's addresses",
+            "does not answer at http://127.0.0.1:1",
+        ),
+    ],
+)
+async def test_what_is_wrong_with_advoware_is_told_in_plain_words(
+    quirks: dict[str, Any], changed: dict[str, str], what: str, words: str, kafka: Kafka
+) -> None:
+    async with firm(**changed) as (sim, env):
+        sim.switch(quirks)
+        found = await checked(env)
+    assert found[what].state == "finding"
+    assert words in f"{found[what].found} {found[what].remedy}"
+    assert not any("falsch" in f"{check}" for check in found.values())
+
+
+async def test_a_system_without_advoware_is_complete_and_one_with_half_of_it_is_not(
+    kafka: Kafka,
+) -> None:
+    async with system() as env:
+        without = await checked(env)
+        half = await checked({**env, "ADVOWARE_USER": "SB"})
+    assert (without["Advoware"].state, without["settings"].state) == ("unknown", "ok")
+    assert half["settings"].state == "finding"
+    assert half["Advoware"].found == "not asked: the settings do not fit"
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, *checks: Check) -> None:

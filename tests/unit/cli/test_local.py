@@ -17,7 +17,16 @@ from yarl import URL
 from bitbylaw_cli import holder
 from bitbylaw_cli.frontdoor import FrontDoor, rules_of
 from bitbylaw_cli.holder import holder_of
-from bitbylaw_cli.local import APPS, LocalSystem, Options, refuse_taken, until_signalled
+from bitbylaw_cli.local import (
+    APPS,
+    SAMPLE_KEYS,
+    LocalSystem,
+    Options,
+    apps_of,
+    in_words,
+    refuse_taken,
+    until_signalled,
+)
 from bitbylaw_cli.main import build
 from bitbylaw_cli.output import CommandError, Exit
 from bitbylaw_cli.services import Child, Sources, forget_highest, highest_kib, resident_kib
@@ -26,6 +35,7 @@ from bitbylaw_cli.story import Story, Told, line_of
 from bitbylaw_common import topics
 from bitbylaw_common.journal import EffectFact, JournalEntry
 from bitbylaw_common.runtime.ports import Record
+from bitbylaw_simulators.advoware import Firm
 from bitbylaw_simulators.espocrm import EspoCRM
 from bitbylaw_simulators.xai import Xai
 
@@ -475,6 +485,22 @@ def test_a_retry_is_not_the_end() -> None:
     assert (line.state, line.reason) == ("retry", "xai is away")
 
 
+def test_the_sample_keys_are_those_that_the_simulators_accept() -> None:
+    firm, xai = Firm(), Xai()
+
+    assert {
+        "ESPOCRM_API_KEY": EspoCRM().api_user.api_key,
+        "XAI_API_KEY": xai.api_key,
+        "XAI_MANAGEMENT_KEY": xai.management_key,
+        "ADVOWARE_APP_ID": firm.app_id,
+        "ADVOWARE_API_KEY": firm.api_key,
+        "ADVOWARE_KANZLEI": firm.kanzlei,
+        "ADVOWARE_DATABASE": firm.database,
+        "ADVOWARE_USER": "SB",
+        "ADVOWARE_PASSWORD": firm.passwords["SB"],
+    } == SAMPLE_KEYS
+
+
 # -- both sides, as the simulators tell -----------------------------------------------------------
 
 
@@ -512,3 +538,16 @@ def test_agreement_means_the_same_bytes_in_the_wanted_places(
     assert differs() == "still in a collection"
     xai.detach(collection, right)
     assert differs() == ""
+
+
+def test_the_proxy_runs_only_where_there_is_an_advoware_to_ask() -> None:
+    assert [app.name for app in apps_of({"ADVOWARE_APP_ID": "x"})] == [app.name for app in APPS]
+    assert [app.name for app in apps_of({"ADVOWARE_APP_ID": " "})] == ["ingest", "document-sync"]
+
+
+def test_names_are_listed_as_one_says_them() -> None:
+    assert [in_words(names) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "a",
+        "a and b",
+        "a, b and c",
+    ]

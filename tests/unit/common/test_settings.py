@@ -13,6 +13,7 @@ from bitbylaw_common.settings import (
     CATALOGUE,
     ENV,
     PREFIXES,
+    AdvowareSettings,
     DigestSettings,
     EnvModel,
     EspoSettings,
@@ -305,6 +306,62 @@ def test_a_model_that_disagrees_with_the_catalogue_is_told_where() -> None:
         "Odd.hidden defaults to None, HTTP_HOST in the catalogue to '127.0.0.1'",
         "Odd.other defaults to 1, HTTP_PORT in the catalogue to '3111'",
     )
+
+
+# -- Advoware -------------------------------------------------------------------------------------
+
+ADVOWARE = {
+    "ADVOWARE_APP_ID": "app-123",
+    "ADVOWARE_API_KEY": "dGVzdC1zZWNyZXQta2V5",
+    "ADVOWARE_KANZLEI": "kanzlei-7",
+    "ADVOWARE_DATABASE": "muster",
+    "ADVOWARE_USER": "SB",
+    "ADVOWARE_PASSWORD": "kennwort",
+}
+
+
+def test_advoware_s_names_are_read_with_the_values_of_every_third_party() -> None:
+    read = AdvowareSettings.from_env(ADVOWARE)
+
+    assert (read.product_id, read.role, read.token_lifetime_minutes) == (64, 2, 55)
+    assert (read.timeout_seconds, read.concurrency, read.rate_per_second) == (30, 5, None)
+    assert read.path_prefix == "api/v1/advonet/"
+    assert read.base_url is None
+
+
+def test_the_seed_s_name_of_the_signing_key_is_read_too() -> None:
+    env = {"ADVOWARE_API_SECRET": "b3RoZXIta2V5"} | {
+        name: value for name, value in ADVOWARE.items() if name != "ADVOWARE_API_KEY"
+    }
+    assert AdvowareSettings.from_env(env).api_key.get_secret_value() == "b3RoZXIta2V5"
+
+
+@pytest.mark.parametrize("key", ["your-key!", "YWJ", "===="])
+def test_a_key_of_advoware_that_is_no_base64_is_refused_and_not_shown(key: str) -> None:
+    text = refusal(AdvowareSettings, ADVOWARE | {"ADVOWARE_API_KEY": key})
+    assert "must be base64" in text
+    assert key not in text
+
+
+@pytest.mark.parametrize(
+    ("given", "read"), [("/api/v1", "api/v1/"), ("api/v1/advonet/", "api/v1/advonet/")]
+)
+def test_the_prefix_of_paths_is_read_with_any_slashes(given: str, read: str) -> None:
+    found = AdvowareSettings.from_env(ADVOWARE | {"ADVOWARE_PATH_PREFIX": given})
+    assert found.path_prefix == read
+
+
+@pytest.mark.parametrize("prefix", ["..", "api//v1", "https://evil.test", "a/../b", "a b"])
+def test_a_prefix_that_is_no_path_is_refused(prefix: str) -> None:
+    text = refusal(AdvowareSettings, ADVOWARE | {"ADVOWARE_PATH_PREFIX": prefix})
+    assert "ADVOWARE_PATH_PREFIX" in text
+
+
+def test_without_the_configurator_an_address_must_be_given() -> None:
+    off = ADVOWARE | {"ADVOWARE_CONFIGURATOR_URL": "off"}
+    assert "ADVOWARE_API_BASE_URL" in refusal(AdvowareSettings, off)
+    found = AdvowareSettings.from_env(off | {"ADVOWARE_API_BASE_URL": "https://a.test"})
+    assert found.base_url == "https://a.test"
 
 
 # -- Kafka ----------------------------------------------------------------------------------------

@@ -1,14 +1,20 @@
-"""Both simulators without sockets: a whole exchange, samples, quirks, restart, the command."""
+"""The simulators without sockets: a whole exchange, samples, quirks, restart, the command."""
 
 import asyncio
+import base64
+import hashlib
+import hmac
 import json
 import re
 import signal
 import socket
 import sys
+import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 import bitbylaw_simulators
@@ -18,7 +24,7 @@ from bitbylaw_simulators.faults import KINDS
 from bitbylaw_simulators.quirks import switched, table
 from bitbylaw_simulators.samples import pdf, sample_world
 from bitbylaw_simulators.serve import Kept, main
-from bitbylaw_simulators.wire import ConnectionReset, SimRequest, SimResponse, TornAnswer
+from bitbylaw_simulators.wire import ConnectionReset, Made, SimRequest, SimResponse, TornAnswer
 from bitbylaw_simulators.xai import Xai, XaiQuirks
 
 README = Path(bitbylaw_simulators.__file__).parents[2] / "README.md"
@@ -257,14 +263,17 @@ async def started(*options: str) -> tuple[asyncio.subprocess.Process, dict[str, 
 
 
 async def test_the_command_says_where_it_listens_and_ends_on_a_signal(tmp_path: Path) -> None:
-    import aiohttp
-
     options = ("--state-dir", str(tmp_path), "--webhook-base", "http://127.0.0.1:9")
     process, told = await started(*options)
     async with aiohttp.ClientSession() as session:
         body = {"action": "create", "name": "Neu.txt", "text": "neu"}
         async with session.post(f"{told['espocrm']}/_sim/edit", json=body) as response:
             made = (await response.json())["id"]
+        token = {"Authorization": f"Bearer {await advoware_token(session, told)}"}
+        termine = f"{told['advoware']}/api/v1/advonet/Termine"
+        body = {"datum": "2030-01-01", "text": "Neu"}
+        async with session.post(termine, json=body, headers=token) as response:
+            number = (await response.json())["frNr"]
     process.send_signal(signal.SIGTERM)
     async with asyncio.timeout(10):
         assert await process.wait() == 0
@@ -279,14 +288,26 @@ async def test_the_command_says_where_it_listens_and_ends_on_a_signal(tmp_path: 
         url = f"{told['espocrm_api']}/Attachment/file/{record['dokumentId']}"
         async with session.get(url) as response:
             content = await response.read()
+        termine = f"{told['advoware']}/api/v1/advonet/Termine?frnr={number}"
+        async with session.get(termine, headers=token) as response:
+            [termin] = await response.json()
     process.send_signal(signal.SIGINT)
     async with asyncio.timeout(10):
         assert await process.wait() == 0
     assert (record["name"], content) == ("Neu.txt", b"neu")
+    assert termin["text"] == "Neu"
 
 
 @pytest.mark.parametrize(
-    "option", ["espocrm.nothing=1", "other.x=1", "xai.double_attach=500", "xai.page_size=x"]
+    "option",
+    [
+        "espocrm.nothing=1",
+        "other.x=1",
+        "xai.double_attach=500",
+        "xai.page_size=x",
+        "advoware.nothing=1",
+        "advoware.komm_kz=one",
+    ],
 )
 def test_the_command_refuses_a_quirk_it_does_not_know(
     option: str, capsys: pytest.CaptureFixture[str]
@@ -296,6 +317,74 @@ def test_the_command_refuses_a_quirk_it_does_not_know(
 
     assert ended.value.code == 2
     assert "bitbylaw-simulators:" in capsys.readouterr().err
+
+
+async def advoware_token(session: aiohttp.ClientSession, told: dict[str, Any]) -> str:
+    """Log in with what the command told, through the addresses that the configurator tells."""
+    params = {"Kanzlei": told["advoware_kanzlei"]}
+    async with session.get(told["advoware_configurator"], params=params) as response:
+        gateway = (await response.json())["securityGateway"]
+    body = token_request(
+        told["advoware_api_key"],
+        AppID=told["advoware_app_id"],
+        Kanzlei=told["advoware_kanzlei"],
+        Database=told["advoware_database"],
+        User=told["advoware_user"],
+        Password=told["advoware_password"],
+    )
+    async with session.post(f"{gateway}api/v1/Token", json=body) as response:
+        return str((await response.json())["access_token"])
+
+
+def token_request(api_key: str, **given: str) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "Role": 2,
+        "Product": 64,
+        "Nonce": uuid.uuid4().hex,
+        "RequestTimeStamp": SimClock.real().now().isoformat(timespec="milliseconds"),
+        **given,
+    }
+    signed = "{Product}:{AppID}:{Nonce}:{RequestTimeStamp}".format(**body)
+    mac = hmac.digest(base64.b64decode(api_key), signed.encode(), "sha512")
+    return {**body, "HMAC512Signature": base64.b64encode(mac).decode()}
+
+
+def peak_memory(pid: int) -> int:
+    """Return the most bytes that a process has had in memory so far."""
+    status = Path(f"/proc/{pid}/status").read_text("ascii")
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
+
+
+LARGE = 100 * 1024 * 1024
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="reads /proc")
+async def test_a_hundred_megabytes_go_through_advoware_both_ways_in_constant_memory() -> None:
+    process, told = await started()
+    sent, got = hashlib.sha256(), hashlib.sha256()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in Made(LARGE).chunks(256 * 1024):
+            sent.update(piece)
+            yield piece
+
+    base = f"{told['advoware']}/relay/api/v1/advonet/Sim"
+    async with aiohttp.ClientSession() as session:
+        headers = {"Authorization": f"Bearer {await advoware_token(session, told)}"}
+        before = peak_memory(process.pid)
+        async with session.put(f"{base}/echo", data=pieces(), headers=headers) as response:
+            arrived = await response.json()
+        async with session.get(f"{base}/bytes/{LARGE}", headers=headers) as response:
+            async for piece in response.content.iter_chunked(256 * 1024):
+                got.update(piece)
+        grown = peak_memory(process.pid) - before
+    process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(10):
+        await process.wait()
+
+    assert (arrived["size"], arrived["sha256"]) == (LARGE, sent.hexdigest())
+    assert got.hexdigest() == sent.hexdigest()
+    assert grown < 40 * 1024 * 1024
 
 
 def test_the_command_says_which_port_is_taken(capsys: pytest.CaptureFixture[str]) -> None:

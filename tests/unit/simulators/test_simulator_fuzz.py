@@ -6,6 +6,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bitbylaw_simulators.advoware import Advoware, AdvowareQuirks
+from bitbylaw_simulators.advoware.samples import sample_firm
 from bitbylaw_simulators.espocrm import EspoCRM
 from bitbylaw_simulators.samples import sample_world
 from bitbylaw_simulators.wire import SimRequest
@@ -58,6 +60,37 @@ xai_paths = st.sampled_from(
         f"collections/{COLLECTION}/documents:batchGet", "documents/search", "api-key", "x",
     ]
 )  # fmt: skip
+advoware_names = st.sampled_from(
+    [
+        "name", "vorname", "geburtsdatum", "rowId", "betNr", "tlf", "kommKz", "online", "strasse",
+        "gueltigBis", "iban", "datum", "datumBis", "uhrzeitVon", "uhrzeitBis", "uhrzeitBisTicks",
+        "anwalt", "dauertermin", "turnus", "nr", "vorbereitungsDauer", "hinfahrt", "rueckfahrt",
+        "erinnerungsDatum", "frnr", "from", "to", "kuerzel", "limit", "offset", "seed", "notiz",
+        "zuletztGeaendertAm", "AppID", "Nonce", "Product", "RequestTimeStamp",
+    ]
+)  # fmt: skip
+advoware_paths = st.sampled_from(
+    [
+        "Beteiligte", "Beteiligte/104860", "Beteiligte/104860/Kommunikationen", "Beteiligte/²",
+        "Beteiligte/104860/Kommunikationen/88001", "Beteiligte/104860/Adressen",
+        "Beteiligte/104860/Adressen/70001", "Beteiligte/104860/Bankverbindungen", "Termine",
+        "Beteiligte/104860/Bankverbindungen/30001", "appointments/500001", "employees",
+        "license/KuerzelForProduct/1", "Sim/echo", "Sim/bytes/5", "Sim/status/201", "Sim/x", "x",
+    ]
+)  # fmt: skip
+advoware_values = st.one_of(
+    values,
+    st.sampled_from(["2026-03-09", "2026-03-09T10:00:00", "23:59", "00:30:00", "SB", 500001]),
+)
+advoware_manners = st.sampled_from(
+    [
+        {}, {"key_case": "pascal", "null_keys": False}, {"read_only_fields": "400"},
+        {"termin_times": "in_datum", "termin_dates": "date"}, {"full_object_put": False},
+        {"row_id_required": [], "stale_row_id": "accepted"}, {"termin_stamp": "client"},
+        {"delete_below": "deletes", "bank_changes": "allowed", "address_index": "position"},
+        {"read_only_kommunikation": [], "read_only_adressen": [], "komm_kz": "real"},
+    ]
+)  # fmt: skip
 methods = st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE"])
 
 
@@ -100,14 +133,59 @@ async def test_xai_answers_whatever_is_asked(
     assert answer.status in {200, 400, 403, 404, 409, 413, 500}
 
 
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    method=methods,
+    path=advoware_paths,
+    body=st.one_of(
+        st.dictionaries(advoware_names, advoware_values, max_size=6).map(
+            lambda body: json.dumps(
+                {"datum": "2026-03-09", "name": "x", "kommKz": 1} | body
+            ).encode()
+        ),
+        bodies(advoware_names),
+    ),
+    query=queries(advoware_names),
+    manner=advoware_manners,
+)
+async def test_advoware_answers_whatever_is_asked_and_stays_readable(
+    method: str, path: str, body: bytes, query: list[tuple[str, str]], manner: dict[str, Any]
+) -> None:
+    advoware = Advoware()
+    sample_firm(advoware)
+    token = advoware.gateway.issue("SB", advoware.clock.now())
+    headers = {"Authorization": f"Bearer {token}"}
+    advoware.switch(manner)
+
+    answer = await advoware.handle(
+        SimRequest(method, f"/api/v1/advonet/{path}", query, headers, body)
+    )
+
+    assert answer.status in {200, 201, 204, 400, 403, 404, 405, 409}
+    for listed in ("Termine", "Beteiligte"):
+        read = SimRequest("GET", f"/api/v1/advonet/{listed}", headers=headers)
+        assert (await advoware.handle(read)).status == 200
+    again = Advoware(quirks=AdvowareQuirks())
+    again.load(json.loads(json.dumps(advoware.state())))
+    assert again.state()["tables"] == advoware.state()["tables"]
+
+
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    path=st.sampled_from(["faults", "clock", "quirks", "edit", "deliver", "x"]),
-    body=bodies(st.sampled_from(["action", "id", "entity", "values", "advance", "kind", "match"])),
-)
-async def test_the_control_face_answers_whatever_is_asked(path: str, body: bytes) -> None:
-    simulator = EspoCRM()
-
-    answer = await simulator.handle(SimRequest("POST", f"/_sim/{path}", body=body))
+    simulator=st.sampled_from([EspoCRM, Advoware]),
+    path=st.sampled_from(["faults", "clock", "quirks", "edit", "deliver", "revoke", "x"]),
+    body=bodies(
+        st.sampled_from(
+            [
+                "action", "id", "entity", "values", "advance", "kind", "match", "resource",
+                "number", "betNr", "user",
+            ]
+        )
+    ),
+)  # fmt: skip
+async def test_the_control_face_answers_whatever_is_asked(
+    simulator: type[EspoCRM] | type[Advoware], path: str, body: bytes
+) -> None:
+    answer = await simulator().handle(SimRequest("POST", f"/_sim/{path}", body=body))
 
     assert answer.status in {200, 400, 404}

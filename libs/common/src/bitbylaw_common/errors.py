@@ -12,6 +12,7 @@ BitByLawError
  `- OutsideError             an outside system did not do what it was asked
      |- HeldBack             it was not asked: its circuit is open, or its rate is used up
      |- Transient            it may work later: time-out, reset, 5xx
+     |   `- TimedOut         no answer, or not all of it, within its time
      |- RateLimited          it asked for patience, and perhaps said how long
      |- Unauthorized         key or permission: nobody's record is to blame
      |- NotFound             the thing is not there
@@ -102,6 +103,10 @@ class HeldBack(OutsideError):  # noqa: N818 - reads as the kind of answer it is
 
 class Transient(OutsideError):  # noqa: N818 - reads as the kind of answer it is
     """It may work later: a time-out, a reset, a 5xx, a torn answer."""
+
+
+class TimedOut(Transient):
+    """No connection, no answer, or not all of one came within its time."""
 
 
 class RateLimited(OutsideError):  # noqa: N818 - reads as the kind of answer it is

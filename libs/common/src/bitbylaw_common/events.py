@@ -172,6 +172,41 @@ class QuarantineResolved(Event):
         return "quarantine"
 
 
+class ProxyAnswered(Event):
+    """The Advoware proxy answered a caller; never what was asked with, nor what came back.
+
+    Attributes:
+        request_id: as the caller was told it in `x-request-id`.
+        method: of the request.
+        endpoint: the path at Advoware, prefix included, without a query; empty when the caller named
+            none that may be asked for.
+        status: as answered; 499 when the caller went away before.
+        duration_ms: from the request to the end of the answer.
+        caller: the name of the key's owner.
+        whole: the answer was sent to its end.
+    """
+
+    type: ClassVar[str] = "bitbylaw.advoware.proxy.answered"
+
+    request_id: str
+    method: str
+    endpoint: str
+    status: int
+    duration_ms: int
+    caller: str
+    whole: bool = True
+
+    @property
+    def key(self) -> str:
+        """The request's id: calls of many programs have no order among them."""
+        return self.request_id
+
+    @property
+    def entity(self) -> str:
+        """Calls are their own kind."""
+        return "call"
+
+
 class Command(Event):
     """A state that somebody wants, on `control.commands`: the last record of its key holds.
 

@@ -121,6 +121,14 @@ RATE_WAIT_SECONDS = _histogram("bitbylaw_rate_wait_seconds", "Wait for the rate 
 # Redis did not answer: each process counts alone, so together they may be faster
 RATE_STORE_DOWN = _counter("bitbylaw_rate_store_down_total", "Calls limited without the others", "system")
 
+# -- Advoware: does the one login of all processes work? ------------------------------------------
+# result: granted refused (licence or credentials) failed; rises once an hour, however many processes
+ADVOWARE_LOGINS = _counter("bitbylaw_advoware_logins_total", "Token requests", "result")
+# from the Date of its answers; more than 5 s is logged, and corrected where a login needs it
+ADVOWARE_CLOCK_SKEW_SECONDS = _gauge("bitbylaw_advoware_clock_skew_seconds", "How far Advoware's clock is ahead of ours")
+# Redis did not answer: each process logs in by itself
+TOKEN_STORE_DOWN = _counter("bitbylaw_token_store_down_total", "Looks for a token that Redis did not answer")
+
 # -- Redis: do locks work? ------------------------------------------------------------------------
 REDIS_UP = _gauge("bitbylaw_redis_up", "Whether Redis answered last time")
 # entity: the lock's entity word; somebody outside the group held it
@@ -152,6 +160,13 @@ WEBHOOKS_QUARANTINED = _counter("bitbylaw_webhook_quarantined_total", "Put aside
 WEBHOOK_DUPLICATES = _counter("bitbylaw_webhook_duplicates_total", "Objects seen before", "entity", "action")
 # reason: unknown_webhook mismatch missing malformed
 SIGNATURE_FAILURES = _counter("bitbylaw_webhook_signature_failures_total", "Posts refused", "reason")
+
+# -- the Advoware proxy: who is turned away, and is there a trace of every call? -----------------
+# reason: key scope rate, or why the endpoint was refused: missing twice oversized unreadable encoded absolute
+# empty_segment dots character query
+PROXY_REFUSED = _counter("bitbylaw_proxy_refused_total", "Calls turned away before Advoware", "reason")
+# answered all the same, but Kafka did not take the event
+PROXY_EVENTS_LOST = _counter("bitbylaw_proxy_events_lost_total", "Answers without an event")
 
 # -- our HTTP side: does it answer? ---------------------------------------------------------------
 # route: the declared path, or unknown; status: as sent, or 499 (the caller went away)

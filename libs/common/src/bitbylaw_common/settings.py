@@ -1,7 +1,9 @@
 """The environment as typed values: every name the system reads, and models that read them."""
 
+import base64
 import difflib
 import ipaddress
+import json
 import os
 import re
 import ssl
@@ -128,18 +130,26 @@ ENV: tuple[EnvName, ...] = (
     EnvName("DOCUMENT_FILE_LINK", "documents", False, "dokument", "link from a document to its attachment"),
     EnvName("DOCUMENT_STATUS_FIELD", "documents", False, "fileStatus", "field that shows people how far a document is"),
     EnvName("INGEST_UNSIGNED", "ingest", False, None, "webhooks without a signature: accept or reject; else reject once secrets exist"),
-    EnvName("ADVOWARE_API_BASE_URL", "advoware", False, None, "Advoware's API"),
+    EnvName("ADVOWARE_CONFIGURATOR_URL", "advoware", False, "https://www2.advo-net.net/AdvonetConfigurator/api/Url", "tells where the firm's API and its logins are; off: the two addresses below are used unasked"),
+    EnvName("ADVOWARE_API_BASE_URL", "advoware", False, None, "Advoware's API, such as https://www2.advo-net.net:90, while the configurator does not answer"),
+    EnvName("ADVOWARE_SECURITY_GATEWAY_URL", "advoware", False, "https://security.advo-net.net", "where Advoware's tokens come from, while the configurator does not answer"),
+    EnvName("ADVOWARE_PATH_PREFIX", "advoware", False, "api/v1/advonet/", "goes before the path of every resource"),
+    EnvName("ADVOWARE_APP_ID", "advoware", False, None, "id of our application, as the vendor enabled it for the firm"),
     EnvName("ADVOWARE_API_KEY", "advoware", True, None, "key that signs token requests (base64)"),
-    EnvName("ADVOWARE_API_SECRET", "advoware", True, None, "secret of the key, where there is one"),
-    EnvName("ADVOWARE_PRODUCT_ID", "advoware", False, "64", "number of the product"),
-    EnvName("ADVOWARE_APP_ID", "advoware", False, None, "id of our application"),
-    EnvName("ADVOWARE_KANZLEI", "advoware", False, None, "the firm"),
-    EnvName("ADVOWARE_DATABASE", "advoware", False, None, "the firm's database"),
-    EnvName("ADVOWARE_USER", "advoware", False, None, "user"),
+    EnvName("ADVOWARE_API_SECRET", "advoware", True, None, "other name of ADVOWARE_API_KEY"),
+    EnvName("ADVOWARE_PRODUCT_ID", "advoware", False, "64", "number of the product; 64 for everybody but the vendor"),
+    EnvName("ADVOWARE_KANZLEI", "advoware", False, None, "code of the firm (Kanzleikennung)"),
+    EnvName("ADVOWARE_DATABASE", "advoware", False, None, "name of the firm's database"),
+    EnvName("ADVOWARE_USER", "advoware", False, None, "initials of the employee that we log in as"),
     EnvName("ADVOWARE_ROLE", "advoware", False, "2", "number of the user's role"),
-    EnvName("ADVOWARE_PASSWORD", "advoware", True, None, "password"),
-    EnvName("ADVOWARE_TOKEN_LIFETIME_MINUTES", "advoware", False, "55", "how long a token is used, in minutes"),
+    EnvName("ADVOWARE_PASSWORD", "advoware", True, None, "password of that employee"),
+    EnvName("ADVOWARE_TOKEN_LIFETIME_MINUTES", "advoware", False, "55", "how long a token is used at most, in minutes; less where Advoware says less"),
     EnvName("ADVOWARE_API_TIMEOUT_SECONDS", "advoware", False, "30", "longest wait for an answer, in seconds"),
+    EnvName("ADVOWARE_RATE_PER_SECOND", "advoware", False, None, "calls a second at most, of all processes together; else as fast as it answers"),
+    EnvName("ADVOWARE_CONCURRENCY", "advoware", False, "5", "calls under way at once in one process; they all end in the firm's own server"),
+    EnvName("ADVOWARE_PROXY_CALLERS", "advoware", True, None, "who may use the proxy, as JSON: a list of {name, keys, scopes: [{endpoints, methods}], per_minute}"),
+    EnvName("ADVOWARE_PROXY_STATUS", "advoware", False, "upstream", "status of the proxy's answers: upstream (Advoware's own) or original (200 or 500, as the predecessor)"),
+    EnvName("ADVOWARE_PROXY_TIMEOUT_SECONDS", "advoware", False, "150", "longest time a call through the proxy may take with both bodies, in seconds"),
     EnvName("CALENDAR_SYNC_DEBUG_KUERZEL", "calendar", False, None, "initials of the only employees to sync, separated by commas; else everyone"),
     EnvName("BBL_TEST_BACKEND", "development", False, None, "where tests take Kafka and Redis from: devstack; else what is there"),
 )
@@ -254,6 +264,8 @@ def _hidden_parts(row: EnvName, value: str) -> Iterator[str]:
     if row.name == "ESPOCRM_WEBHOOK_SECRETS":
         for entry in value.split(","):
             yield from (part.strip() for part in entry.partition("=")[2].split("|"))
+    if row.name == "ADVOWARE_PROXY_CALLERS":
+        yield from _proxy_keys(value)
     if row.name == "OTEL_EXPORTER_OTLP_HEADERS":
         for entry in value.split(","):
             text = entry.partition("=")[2].strip()
@@ -262,6 +274,17 @@ def _hidden_parts(row: EnvName, value: str) -> Iterator[str]:
         login = value.partition("://")[2].rpartition("@")[0]
         password = login.partition(":")[2]
         yield from (password, unquote(password))
+
+
+def _proxy_keys(text: str) -> Iterator[str]:
+    try:
+        callers = json.loads(text)
+    except (ValueError, RecursionError):
+        return
+    for caller in callers if isinstance(callers, list) else ():
+        keys = caller.get("keys") if isinstance(caller, dict) else None
+        for key in keys if isinstance(keys, list) else ():
+            yield str(key)
 
 
 def differences(model: type[EnvModel]) -> tuple[str, ...]:
@@ -466,6 +489,23 @@ def _long_enough(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _base64_key(secret: SecretStr) -> SecretStr:
+    try:
+        key = base64.b64decode(secret.get_secret_value(), validate=True)
+    except ValueError:
+        key = b""
+    if not key:
+        raise ValueError("must be base64, exactly as the vendor handed it over")
+    return secret
+
+
+def _path_prefix(text: str) -> str:
+    segments = text.strip("/").split("/")
+    if not all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", segment) for segment in segments):
+        raise ValueError("must be a path such as api/v1/advonet/")
+    return "/".join(segments) + "/"
+
+
 def _webhook_secrets(value: object) -> object:
     """Read `webhookid=secret|secret2,otherid=secret`; a mapping goes through as it is."""
     if not isinstance(value, str):
@@ -502,6 +542,10 @@ Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 RatePerSecond = Annotated[float, Field(ge=0.01, le=100_000, allow_inf_nan=False)]
 ReadableFile = Annotated[Path, AfterValidator(_readable_file)]
 Key = Annotated[SecretStr, AfterValidator(_long_enough)]
+Base64Key = Annotated[SecretStr, AfterValidator(_base64_key)]
+PathPrefix = Annotated[str, AfterValidator(_path_prefix)]
+"""The beginning of a path, without a slash before it and with one at its end."""
+
 WebhookSecrets = Annotated[Mapping[str, tuple[SecretStr, ...]], BeforeValidator(_webhook_secrets)]
 """By webhook id, one secret or two while one is exchanged."""
 
@@ -694,6 +738,44 @@ class XaiSettings(EnvModel):
     timeout_seconds: Seconds = Field(30, validation_alias="XAI_API_TIMEOUT_SECONDS")
     upload_timeout_seconds: Seconds = Field(120, validation_alias="XAI_UPLOAD_TIMEOUT_SECONDS")
     rate_per_second: RatePerSecond | None = Field(None, validation_alias="XAI_RATE_PER_SECOND")
+
+
+class AdvowareSettings(EnvModel):
+    """How to reach and to log in to Advoware."""
+
+    configurator_url: Literal["off"] | HttpUrl = Field(
+        "https://www2.advo-net.net/AdvonetConfigurator/api/Url",
+        validation_alias="ADVOWARE_CONFIGURATOR_URL",
+    )
+    base_url: HttpUrl | None = Field(None, validation_alias="ADVOWARE_API_BASE_URL")
+    security_gateway_url: HttpUrl = Field(
+        "https://security.advo-net.net", validation_alias="ADVOWARE_SECURITY_GATEWAY_URL"
+    )
+    path_prefix: PathPrefix = Field("api/v1/advonet/", validation_alias="ADVOWARE_PATH_PREFIX")
+    app_id: str = Field(validation_alias="ADVOWARE_APP_ID")
+    api_key: Base64Key = Field(
+        validation_alias=AliasChoices("ADVOWARE_API_KEY", "ADVOWARE_API_SECRET")
+    )
+    product_id: int = Field(64, validation_alias="ADVOWARE_PRODUCT_ID")
+    kanzlei: str = Field(validation_alias="ADVOWARE_KANZLEI")
+    database: str = Field(validation_alias="ADVOWARE_DATABASE")
+    user: str = Field(validation_alias="ADVOWARE_USER")
+    role: int = Field(2, validation_alias="ADVOWARE_ROLE")
+    password: SecretStr = Field(validation_alias="ADVOWARE_PASSWORD")
+    token_lifetime_minutes: Annotated[float, Field(gt=0, le=1440, allow_inf_nan=False)] = Field(
+        55, validation_alias="ADVOWARE_TOKEN_LIFETIME_MINUTES"
+    )
+    timeout_seconds: Seconds = Field(30, validation_alias="ADVOWARE_API_TIMEOUT_SECONDS")
+    rate_per_second: RatePerSecond | None = Field(None, validation_alias="ADVOWARE_RATE_PER_SECOND")
+    concurrency: Annotated[int, Field(ge=1, le=1000)] = Field(
+        5, validation_alias="ADVOWARE_CONCURRENCY"
+    )
+
+    @model_validator(mode="after")
+    def _findable(self) -> Self:
+        if self.configurator_url == "off" and self.base_url is None:
+            raise ValueError("ADVOWARE_CONFIGURATOR_URL=off needs ADVOWARE_API_BASE_URL: set it")
+        return self
 
 
 class WebhookSettings(EnvModel):

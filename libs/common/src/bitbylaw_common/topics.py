@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, Literal, TypeVar
 
-from bitbylaw_common.events import Command, EntityChanged, Event, Quarantined, RunRequested
+from bitbylaw_common.events import (
+    Command,
+    EntityChanged,
+    Event,
+    ProxyAnswered,
+    Quarantined,
+    RunRequested,
+)
 
 E = TypeVar("E", bound=Event)
 
@@ -101,6 +108,13 @@ QUARANTINE = Topic(
     retention=timedelta(days=180),
     personal=True,
     max_message_bytes=LARGE_RECORD_BYTES,
+)
+PROXY_RESPONSE = Topic(
+    "advoware.proxy.response",
+    ProxyAnswered,
+    "advoware-proxy",
+    "Which program asked Advoware for what, and how that was answered, without any content",
+    retention=timedelta(days=90),
 )
 JOURNAL = Topic(
     "sync.journal",
@@ -205,6 +219,7 @@ _SHARED: tuple[Topic[Any], ...] = (
     BANKVERBINDUNGEN_SYNC_CHECK,
     *DOCUMENT,
     QUARANTINE,
+    PROXY_RESPONSE,
     JOURNAL,
     CONFLICTS,
     COMMANDS,

@@ -2,11 +2,10 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import timedelta
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
@@ -15,18 +14,23 @@ import aiohttp
 from bitbylaw_cli.connection import Environment, open_admin
 from bitbylaw_cli.output import CommandError
 from bitbylaw_common import topics
+from bitbylaw_common.clients.advoware import Advoware
+from bitbylaw_common.clients.advoware_auth import Login, NoStore, Tokens
 from bitbylaw_common.clients.espocrm import EspoCRM
 from bitbylaw_common.clock import SystemClock
 from bitbylaw_common.errors import (
     LogUnavailableError,
+    NotFound,
     OutsideError,
     SettingsError,
     Transient,
     Unauthorized,
 )
 from bitbylaw_common.http.aiohttp_transport import aiohttp_transport
+from bitbylaw_common.http.answers import date_of
 from bitbylaw_common.http.transport import Request, Response, Transport
 from bitbylaw_common.settings import (
+    AdvowareSettings,
     EnvModel,
     KafkaSettings,
     RedisSettings,
@@ -81,7 +85,7 @@ async def checkup(env: Environment) -> Checkup:
     # a name that nobody reads is told of, and keeps nothing else from being asked
     read = Environment({n: v for n, v in env.values.items() if n not in wrong}, env.source)
     outside = await asyncio.gather(
-        _kafka(read), _redis(read), _espocrm(read), _xai(read), _ingest(read)
+        _kafka(read), _redis(read), _espocrm(read), _xai(read), _advoware(read), _ingest(read)
     )
     return Checkup(
         env.source,
@@ -112,7 +116,10 @@ _MODELS: tuple[type[EnvModel], ...] = (
 
 def _settings(env: Environment) -> Iterator[Check]:
     told: dict[str, None] = {}
-    for model in _MODELS:
+    models = _MODELS
+    if _uses_advoware(env):
+        models += (AdvowareSettings,)
+    for model in models:
         try:
             model.from_env(env.values)
         except SettingsError as unfit:
@@ -124,6 +131,11 @@ def _settings(env: Environment) -> Iterator[Check]:
         return
     yield Check("settings", "ok", "all that the services read fits")
     yield _unsigned(IngestSettings.from_env(env.values))
+
+
+def _uses_advoware(env: Environment) -> bool:
+    """Say whether any of Advoware's names is set: a system without it is complete, too."""
+    return any(name.startswith("ADVOWARE_") and value for name, value in env.values.items())
 
 
 def _problems(text: str) -> list[str]:
@@ -272,20 +284,10 @@ class _Dated:
     @asynccontextmanager
     async def _sent(self, request: Request) -> AsyncIterator[Response]:
         async with self._inner.send(request) as response:
-            told = dated(response.headers)
+            told = date_of(response.headers)
             if told is not None:
                 self.off = told - SystemClock().now()
             yield response
-
-
-def dated(headers: Mapping[str, str]) -> datetime | None:
-    """Return the time that a Date header tells; None without one that can be read."""
-    text = next((value for name, value in headers.items() if name.lower() == "date"), "")
-    try:
-        told = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return told if told.tzinfo is not None else None
 
 
 async def _espocrm(env: Environment) -> list[Check]:
@@ -364,6 +366,90 @@ async def _xai(env: Environment) -> list[Check]:
         else:
             check = Check("xAI", "ok", f"{settings.files_url} and the management accept the keys")
     return [check, *_clock("xAI", over.off)]
+
+
+async def _advoware(env: Environment) -> list[Check]:
+    if not _uses_advoware(env):
+        return [
+            Check(
+                "Advoware",
+                "unknown",
+                "not asked: none of its names is set",
+                "set them where a service uses it; `bbl env --group advoware` lists them",
+            )
+        ]
+    try:
+        settings = AdvowareSettings.from_env(env.values)
+    except SettingsError:
+        return [_not_asked("Advoware")]
+    clock = SystemClock()
+    async with aiohttp_transport(clock=clock) as transport:
+        login = Login(transport, settings, clock)
+        checks = await _entrance(login, settings)
+        if checks[-1].state == "ok":
+            tokens = Tokens(login, NoStore(), clock)
+            client = Advoware(
+                transport,
+                tokens=tokens,
+                path_prefix=settings.path_prefix,
+                clock=clock,
+                timeout_seconds=ASK_SECONDS,
+            )
+            checks.append(await _connector(client, (await login.addresses()).api))
+    return [*checks, *_clock("Advoware", login.skew)]
+
+
+async def _entrance(login: Login, settings: AdvowareSettings) -> list[Check]:
+    """Return what is found on the way to a token."""
+    what = "Advoware's addresses"
+    try:
+        addresses = await login.addresses()
+    except OutsideError as error:
+        where = settings.configurator_url
+        return [_outside(what, where, error, "correct ADVOWARE_CONFIGURATOR_URL, or its network")]
+    who = "the settings name" if addresses.source == "settings" else "the configurator names"
+    checks = [Check(what, "ok", f"{who} {addresses.api}")]
+    if addresses.source == "settings" and settings.configurator_url != "off":
+        checks = [
+            Check(
+                what,
+                "finding",
+                f"{settings.configurator_url} tells none; ADVOWARE_API_BASE_URL stands in for it",
+                "correct ADVOWARE_CONFIGURATOR_URL and ADVOWARE_KANZLEI, or set the first to off",
+            )
+        ]
+    what = "Advoware's login"
+    try:
+        await login.log_in()
+    except Unauthorized as refused:
+        found, _, remedy = refused.detail.partition(": ")
+        remedy = remedy or "correct what is named"
+        checks.append(Check(what, "finding", f"refused, because {found}", remedy))
+    except OutsideError as error:
+        remedy = "let the firm look at its server; services go on by themselves once it is back"
+        checks.append(_outside(what, addresses.security_gateway, error, remedy))
+    else:
+        checks.append(Check(what, "ok", f"{addresses.security_gateway} lets {settings.user} in"))
+    return checks
+
+
+async def _connector(client: Advoware, where: str) -> Check:
+    try:
+        await client.check()
+    except NotFound:
+        return Check(
+            "Advoware",
+            "finding",
+            f"{where} answers, but has no employees there",
+            "correct ADVOWARE_PATH_PREFIX",
+        )
+    except Unauthorized as refused:
+        found, _, remedy = refused.detail.partition(": ")
+        return Check("Advoware", "finding", f"{where} refuses: {found}", remedy or "ask the vendor")
+    except OutsideError as error:
+        remedy = "let the firm look at its server; services go on by themselves once it is back"
+        return _outside("Advoware", where, error, remedy)
+    return Check("Advoware", "ok", f"{where} answers")
 
 
 def _outside(what: str, where: str, error: OutsideError, remedy: str) -> Check:

@@ -85,7 +85,9 @@ class FrontDoor:
         timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS, connect=_CONNECT_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
             self._session = session
-            runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
+            runner = web.AppRunner(
+                app, access_log=None, shutdown_timeout=2, handler_cancellation=True
+            )
             await runner.setup()
             try:
                 site = web.TCPSite(runner, host, port)

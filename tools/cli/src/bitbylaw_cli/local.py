@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any, NoReturn, TypeVar
 
 import aiohttp
 
+from bitbylaw_advoware_proxy import app as advoware_proxy
+from bitbylaw_advoware_proxy.settings import ProxySettings
 from bitbylaw_cli.connection import (
     STACK_FILE,
     Environment,
@@ -54,7 +56,7 @@ from bitbylaw_ingest.settings import IngestSettings
 
 T = TypeVar("T")
 
-APPS: tuple[App[Any], ...] = (ingest.app, document_sync.app)
+APPS: tuple[App[Any], ...] = (ingest.app, document_sync.app, advoware_proxy.app)
 """What runs, in the order in which it is started."""
 
 HOST = "127.0.0.1"
@@ -258,6 +260,8 @@ class LocalSystem:
             return {}
         given = read_env_file(self.options.env_file)
         DocumentSyncSettings.from_env(given)
+        if advoware_proxy.app in apps_of(given):
+            ProxySettings.from_env(given)
         settings = IngestSettings.from_env(given)
         settings.webhooks.accepts_unsigned(HOST)
         return given
@@ -271,14 +275,17 @@ class LocalSystem:
                 "REDIS_URL": self._stack.redis.url,
             }
         if self.options.env_file is None:
-            crm, xai = (f"http://{HOST}:{free_port()}" for _ in range(2))
+            crm, xai, advoware = (f"http://{HOST}:{free_port()}" for _ in range(3))
             env |= {
                 "ESPOCRM_API_BASE_URL": f"{crm}/api/v1",
                 "XAI_FILES_URL": xai,
                 "XAI_MANAGEMENT_URL": xai,
+                "ADVOWARE_CONFIGURATOR_URL": f"{advoware}/AdvonetConfigurator/api/Url",
+                "ADVOWARE_API_BASE_URL": f"{advoware}/relay",
+                "ADVOWARE_SECURITY_GATEWAY_URL": f"{advoware}/security",
                 "BBL_DIGEST_KEY": _SAMPLE_DIGEST_KEY,
                 "INGEST_UNSIGNED": "accept",
-                **_SAMPLE_KEYS,
+                **SAMPLE_KEYS,
             }
         return env | {
             "HTTP_HOST": HOST,
@@ -333,14 +340,15 @@ class LocalSystem:
             raise CommandError(Exit.UNREACHABLE, str(down)) from None
 
     async def _open_hosting(self, opened: AsyncExitStack) -> None:
-        names = " and ".join(app.name for app in APPS)
+        apps = apps_of(self.env)
+        names = in_words([app.name for app in apps])
         log = self._fresh_log("services")
         stream = opened.enter_context(log.open("a", encoding="utf-8"))
         level: Any = self.env.get("LOG_LEVEL", "info").lower()
         logs.configure("json", level, stream, secrets=secret_values(self.env))
         opened.callback(logs.configure, "console", "error")
         with self._stage("services", f"Starting {names}") as done:
-            self._hosting = await opened.enter_async_context(hosting(APPS, self.env))
+            self._hosting = await opened.enter_async_context(hosting(apps, self.env))
             self.url = self._hosting.url
             host = self._hosting
             await until_ready(
@@ -355,14 +363,15 @@ class LocalSystem:
 
     async def _open_children(self, opened: AsyncExitStack, port: int) -> None:
         env = _inherited() | self.env
+        apps = apps_of(self.env)
         self.children = {
-            app.name: ServiceChild(app, env, self._fresh_log(app.name)) for app in APPS
+            app.name: ServiceChild(app, env, self._fresh_log(app.name)) for app in apps
         }
         opened.push_async_callback(self._stop_children)
-        names = " and ".join(self.children)
+        names = in_words([*self.children])
         with self._stage("services", f"Starting {names}") as done:
             await asyncio.gather(*(child.start() for child in self.children.values()))
-            door = FrontDoor(APPS, {name: child.url for name, child in self.children.items()})
+            door = FrontDoor(apps, {name: child.url for name, child in self.children.items()})
             self.url = await opened.enter_async_context(door.listening(HOST, port))
             await asyncio.gather(
                 *(child.ready(self.session, READY_SECONDS) for child in self.children.values())
@@ -373,6 +382,7 @@ class LocalSystem:
         log = self._fresh_log("simulators")
         crm = self.env["ESPOCRM_API_BASE_URL"].removesuffix("/api/v1")
         xai = self.env["XAI_FILES_URL"]
+        advoware = self.env["ADVOWARE_API_BASE_URL"].removesuffix("/relay")
         folder = self.state_dir / "simulators"
         known = folder.exists()
         kept = ["--state-dir", str(folder)] if self.options.keep else []
@@ -380,19 +390,20 @@ class LocalSystem:
             str(Path(sys.executable).with_name("bitbylaw-simulators")),
             "--espocrm-port", crm.rpartition(":")[2],
             "--xai-port", xai.rpartition(":")[2],
+            "--advoware-port", advoware.rpartition(":")[2],
             "--webhook-base", f"http://{HOST}:{port}",
             "--quirk", f"espocrm.delivery_seconds={DELIVERY_SECONDS}",
             "--quirk", "espocrm.webhook_retry_seconds=5",
             *kept,
         ]  # fmt: skip
-        with self._stage("simulators", "Starting EspoCRM and xAI as simulators") as done:
+        with self._stage("simulators", "Starting EspoCRM, xAI and Advoware as simulators") as done:
             self._simulators = Child("the simulators", command, _inherited(), log)
             await self._simulators.start()
             told = await self._told(self._simulators, log)
             self.simulated = Simulated(told, self.session)
             if known:
                 await self.simulated.point_webhooks_at(f"http://{HOST}:{port}")
-            done("EspoCRM and xAI are ready, simulated")
+            done("EspoCRM, xAI and Advoware are ready, simulated")
 
     async def _told(self, simulators: Child, log: Path) -> Told:
         deadline = monotonic() + READY_SECONDS
@@ -444,7 +455,7 @@ class LocalSystem:
         )
 
     async def _reload(self) -> NoReturn:
-        sources = Sources(APPS)
+        sources = Sources(apps_of(self.env))
         while True:
             await asyncio.sleep(RELOAD_SECONDS)
             for name in sorted(await asyncio.to_thread(sources.changed)):
@@ -521,12 +532,33 @@ class _Stage:
         """Leave; a stage that failed has no end to tell."""
 
 
-_SAMPLE_KEYS = {
+SAMPLE_KEYS = {
     "ESPOCRM_API_KEY": "7f3c9a5d1e8b4c6fa0d2e9b7c4a1f8e6",
     "XAI_API_KEY": "xai-simulated-api-key",
     "XAI_MANAGEMENT_KEY": "xai-token-simulated-management-key",
+    "ADVOWARE_APP_ID": "bitbylaw-simulated-app",
+    "ADVOWARE_API_KEY": "c2ltdWxhdGVkLWFkdm93YXJlLWFwaS1rZXk=",
+    "ADVOWARE_KANZLEI": "sim+4711",
+    "ADVOWARE_DATABASE": "musterkanzlei",
+    "ADVOWARE_USER": "SB",
+    "ADVOWARE_PASSWORD": "simuliertes-kennwort",
 }
 """The keys that the simulators accept; they open nothing else."""
+
+
+def apps_of(env: Mapping[str, str]) -> tuple[App[Any], ...]:
+    """Return what runs with this environment; the proxy only where there is an Advoware to ask."""
+    return (
+        APPS
+        if env.get("ADVOWARE_APP_ID", "").strip()
+        else tuple(app for app in APPS if app is not advoware_proxy.app)
+    )
+
+
+def in_words(names: Sequence[str]) -> str:
+    """Return "a", "a and b", "a, b and c"."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def refuse_taken(port: int) -> None:

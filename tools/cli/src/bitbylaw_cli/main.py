@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from bitbylaw_cli.commands import (
+    advoware,
     cron,
     demo,
     dlq,
@@ -42,6 +43,7 @@ COMMANDS = (
     replay,
     quarantine,
     locks,
+    advoware,
     functions,
     topics,
     tail,

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from bitbylaw_advoware_proxy import app as advoware_proxy
 from bitbylaw_cli.connection import StackFile, read_env_file
-from bitbylaw_cli.local import APPS, LocalSystem, Options
+from bitbylaw_cli.local import APPS, LocalSystem, Options, apps_of
 from bitbylaw_cli.main_job import MainJob, announced_documents, job_table, watching
 from bitbylaw_cli.output import as_json, out, table
 from bitbylaw_cli.story import Story
@@ -52,6 +53,7 @@ class UpPlan:
     kafka: str
     espocrm: str
     xai: str
+    advoware: str
 
 
 def show_plan(options: Options, *, json: bool) -> None:
@@ -59,11 +61,12 @@ def show_plan(options: Options, *, json: bool) -> None:
     env = {} if options.env_file is None else read_env_file(options.env_file)
     simulated = "a simulator on this machine"
     planned = UpPlan(
-        tuple(app.name for app in APPS),
+        tuple(app.name for app in (apps_of(env) if env else APPS)),
         f"http://127.0.0.1:{options.port}",
         env.get("KAFKA_BOOTSTRAP_SERVERS") or "a Kafka on this machine",
         simulated if not env else env.get("ESPOCRM_API_BASE_URL", "not set"),
         simulated if not env else env.get("XAI_FILES_URL", "https://api.x.ai"),
+        simulated if not env else env.get("ADVOWARE_API_BASE_URL", "as its configurator says"),
     )
     if json:
         print(as_json(planned))
@@ -74,6 +77,7 @@ def show_plan(options: Options, *, json: bool) -> None:
         ("Kafka", planned.kafka),
         ("reads and writes EspoCRM", planned.espocrm),
         ("reads and writes xAI", planned.xai),
+        ("reads and writes Advoware", planned.advoware),
     ]
     out().print(table(("would run", ""), rows))
 
@@ -194,20 +198,27 @@ class Showing:
                 as_json(Up(seconds, system.download_seconds, system.stages, facts, job)), flush=True
             )
         simulated = system.simulated
-        crm, xai = (
+        crm, xai, advoware = (
             (
                 system.env["ESPOCRM_API_BASE_URL"],
                 system.env.get("XAI_FILES_URL", "https://api.x.ai"),
+                system.env.get("ADVOWARE_API_BASE_URL", "as its configurator says"),
             )
             if simulated is None
-            else (simulated.told.espocrm, simulated.told.xai)
+            else (simulated.told.espocrm, simulated.told.xai, simulated.told.advoware)
         )
         face = "" if simulated is None else "  (simulated; see /_sim/state)"
         rows = [
             ("ingest", f"{system.url}/vmh/webhook/document/create"),
+            *(
+                [("proxy", f"{system.url}/advoware/proxy?endpoint=employees")]
+                if advoware_proxy.app in apps_of(system.env)
+                else []
+            ),
             ("control", f"{system.url}/_console/functions  /healthz  /readyz  /metrics"),
             ("EspoCRM", f"{crm}{face}"),
             ("xAI", f"{xai}{face}"),
+            ("Advoware", f"{advoware}{face}"),
             ("Kafka", facts.kafka),
             ("Redis", facts.redis or "as the file says"),
             ("logs", f"{_short(facts.logs)}/*.log   (bbl logs --follow)"),

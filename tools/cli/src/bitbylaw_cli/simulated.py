@@ -23,11 +23,18 @@ class Told(BaseModel):
     espocrm_api: str
     xai: str
     xai_api: str
+    advoware: str
     pid: int
     espocrm_api_key: str
     webhook_secrets: Mapping[str, str]
     xai_api_key: str
     xai_management_key: str
+    advoware_app_id: str
+    advoware_api_key: str
+    advoware_kanzlei: str
+    advoware_database: str
+    advoware_user: str
+    advoware_password: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +99,7 @@ class Office:
 
 
 class Simulated:
-    """Both simulators from outside.
+    """The simulators from outside.
 
     Args:
         told: what they printed.

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from bitbylaw_cli.advoware_access import CallAnswer, CallPlan, TokenReport
 from bitbylaw_cli.checkup import Checkup
 from bitbylaw_cli.chronicle import Story
 from bitbylaw_cli.crons import CronHistory, CronStandList, Triggered
@@ -178,6 +179,21 @@ VERBS: tuple[Verb, ...] = (
         writes=True,
         asks="Redis",
         refused="its holder is at work and --force is not given, or it changed hands meanwhile",
+    ),
+    Verb(
+        "advoware token",
+        (TokenReport,),
+        finding="the login is refused",
+        asks="Advoware",
+        refused="its configurator does not know the firm",
+    ),
+    Verb(
+        "advoware call",
+        (CallAnswer, CallPlan),
+        writes=True,
+        finding="Advoware answers that it did not do it",
+        asks="Advoware",
+        refused="the login is refused, or --into names a file that is there or cannot be written",
     ),
     Verb(
         "functions",

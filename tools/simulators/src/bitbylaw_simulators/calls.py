@@ -47,6 +47,7 @@ class Call:
         content: SHA-256 of the bytes that an upload brought, so that equal uploads are counted
             though their requests differ.
         fault: kinds of the planned faults that struck, None when none did.
+        sent: what was sent in detail, where the simulator keeps that.
     """
 
     time: str
@@ -61,6 +62,7 @@ class Call:
     changed: tuple[str, ...] = ()
     content: str | None = None
     fault: str | None = None
+    sent: dict[str, Any] | None = None
 
 
 class RequestLog:
@@ -148,4 +150,7 @@ class RequestLog:
 
 def as_json(call: Call) -> dict[str, Any]:
     """Return the call as the control face shows it."""
-    return {**asdict(call), "changed": list(call.changed)}
+    told = {**asdict(call), "changed": list(call.changed)}
+    if call.sent is None:
+        del told["sent"]
+    return told

@@ -8,10 +8,11 @@ from typing import Any
 
 KINDS: dict[str, str] = {
     "latency": "the answer takes `seconds` (plus up to `jitter`) longer; `when` is before or after the effect",
-    "status": "answered with `status`, nothing done; `body` is default, code, error, html or empty; `message`, `headers`",
+    "status": "answered with `status`, nothing done (`when` before) or the work done (`when` after); `body` is default, code, error, html or empty; `message`, `headers`",
     "reset_before": "the connection is reset, nothing was done",
     "reset_after": "the work is done, then the connection is reset",
     "torn": "the work is done, the answer ends after `bytes` or `share` of its length",
+    "stalled": "the work is done, the answer stops after `bytes` or `share` of its length for `seconds`, then goes on",
     "delayed_visibility": "upload, attach, create, update, link: done, but reads show it only `seconds` later; `answer` is normal or reset",
     "rate_limit": "429, nothing done; `retry_after` in seconds, absent means no such header",
     "slow_indexing": "xAI: every stage of the attached document takes `seconds`, or `polls` looks",

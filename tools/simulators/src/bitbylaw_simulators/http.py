@@ -3,7 +3,6 @@
 import asyncio
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,6 +10,7 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
+from bitbylaw_simulators.clock import SimClock
 from bitbylaw_simulators.simulator import Simulator
 from bitbylaw_simulators.wire import ConnectionReset, SimRequest, SimResponse, TornAnswer
 
@@ -73,6 +73,7 @@ class SimServer:
             await self._runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
+        clock = self.simulator.clock
         body, spool = await self._body(request)
         asked = SimRequest(
             method=request.method,
@@ -82,14 +83,15 @@ class SimServer:
             body=body,
             spool=spool,
             remote=request.remote or "unknown",
+            target=request.raw_path,
         )
         try:
             answer = await self.simulator.handle(asked)
-            return await _send(request, answer.status, answer.headers, answer)
+            return await _send(request, answer, clock)
         except ConnectionReset:
             return _abort(request)
         except TornAnswer as torn:
-            await _send(request, torn.answer.status, torn.answer.headers, torn.answer, torn.sent)
+            await _send(request, torn.answer, clock, torn.sent)
             return _abort(request)
         finally:
             if spool is not None:
@@ -123,21 +125,30 @@ def _remove(path: Path) -> None:
 
 async def _send(
     request: web.Request,
-    status: int,
-    headers: Mapping[str, str],
     answer: SimResponse,
+    clock: SimClock,
     sent: int | None = None,
 ) -> web.StreamResponse:
     """Send the answer, or its first `sent` bytes under its full length."""
-    response = web.StreamResponse(status=status, headers=dict(headers))
-    response.content_length = answer.size
+    response = web.StreamResponse(status=answer.status, headers=dict(answer.headers))
+    if answer.announced:
+        response.content_length = answer.size
     await response.prepare(request)
     left = answer.size if sent is None else sent
+    if request.method == "HEAD":
+        left = 0
+    stop, seconds = answer.stall or (left, 0.0)
     for chunk in answer.chunks():
         if left <= 0:
             break
-        await response.write(chunk[:left])
-        left -= len(chunk)
+        piece = chunk[:left]
+        if stop < len(piece):
+            await response.write(piece[:stop])
+            await clock.sleep(seconds)
+            piece, left, stop = piece[stop:], left - stop, left
+        await response.write(piece)
+        left -= len(piece)
+        stop -= len(piece)
     if sent is None:
         await response.write_eof()
     return response

@@ -46,13 +46,14 @@ def table(quirks: Any) -> str:
     """Return the switches as the rows of a Markdown table, as the README keeps them."""
     rows = ["| switch | default | certainty | meaning |", "| --- | --- | --- | --- |"]
     rows += [
-        f"| `{entry['name']}` | `{_shown(entry['default'])}` | {entry['certainty']} | {entry['text']} |"
+        f"| `{entry['name']}` | `{shown(entry['default'])}` | {entry['certainty']} | {entry['text']} |"
         for entry in described(quirks)
     ]
     return "\n".join(rows)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a default as pages write it."""
     return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
 
 

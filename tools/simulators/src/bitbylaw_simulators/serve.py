@@ -1,4 +1,4 @@
-"""`bitbylaw-simulators`: both simulators as servers, until a signal ends them."""
+"""`bitbylaw-simulators`: the simulators as servers, until a signal ends them."""
 
 import argparse
 import asyncio
@@ -14,6 +14,8 @@ from typing import Any
 
 import aiohttp
 
+from bitbylaw_simulators.advoware import Advoware, AdvowareQuirks
+from bitbylaw_simulators.advoware.samples import sample_firm
 from bitbylaw_simulators.clock import SimClock
 from bitbylaw_simulators.contents import Contents
 from bitbylaw_simulators.espocrm import EspoCRM, EspoQuirks
@@ -32,11 +34,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argparse.ArgumentParser(
         prog="bitbylaw-simulators",
-        description="EspoCRM and xAI as they behave, on loopback. Ends on SIGTERM or SIGINT.",
+        description="EspoCRM, xAI and Advoware as they behave, on loopback. Ends on SIGTERM or SIGINT.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="where to listen")
     parser.add_argument("--espocrm-port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--xai-port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--advoware-port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--state-dir", type=Path, help="keep state and contents over restarts")
     parser.add_argument("--webhook-base", help="register the nine webhooks at this address")
     parser.add_argument("--empty", action="store_true", help="begin without the sample world")
@@ -94,7 +97,7 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 
 
 async def serve(options: argparse.Namespace, *, stop: asyncio.Event) -> None:
-    """Run both servers until `stop`; print their addresses as one JSON line once they listen.
+    """Run all servers until `stop`; print their addresses as one JSON line once they listen.
 
     Raises:
         OSError: a port is taken.
@@ -123,10 +126,18 @@ async def _serve(
         quirks=switched(XaiQuirks(), quirks["xai"]),
         seed=options.seed,
     )
+    advoware = Advoware(
+        SimClock.real(),
+        quirks=switched(AdvowareQuirks(), quirks["advoware"]),
+        seed=options.seed,
+    )
     kept = [Kept(espocrm, folder), Kept(xai, folder)]
     known = [entry.load() for entry in kept]
     if not any(known) and not options.empty:
         sample_world(espocrm, xai, webhook_base=options.webhook_base, announced=True)
+    kept.append(Kept(advoware, folder))
+    if not kept[-1].load() and not options.empty:
+        sample_firm(advoware)
     async with AsyncExitStack() as stack:
         left = await stack.enter_async_context(
             SimServer(espocrm, host=options.host, port=options.espocrm_port)
@@ -134,10 +145,13 @@ async def _serve(
         right = await stack.enter_async_context(
             SimServer(xai, host=options.host, port=options.xai_port)
         )
+        third = await stack.enter_async_context(
+            SimServer(advoware, host=options.host, port=options.advoware_port)
+        )
         session = await stack.enter_async_context(aiohttp.ClientSession())
         tasks = [asyncio.create_task(Pump(espocrm, session).run())]
         tasks += [asyncio.create_task(entry.run()) for entry in kept]
-        print(json.dumps(addresses(left, right)), flush=True)  # noqa: T201 - whoever started us reads it
+        print(json.dumps(addresses(left, right, third)), flush=True)  # noqa: T201 - whoever started us reads it
         ended = asyncio.create_task(stop.wait())
         await asyncio.wait([ended, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in [ended, *tasks]:
@@ -150,23 +164,32 @@ async def _serve(
             raise result
 
 
-def addresses(espocrm: SimServer, xai: SimServer) -> dict[str, Any]:
+def addresses(espocrm: SimServer, xai: SimServer, advoware: SimServer) -> dict[str, Any]:
     """Return what the first line of output tells: addresses, keys, control faces, our pid."""
-    crm, other = espocrm.simulator, xai.simulator
+    crm, other, third = espocrm.simulator, xai.simulator, advoware.simulator
     keys: dict[str, Any] = {}
-    if isinstance(crm, EspoCRM) and isinstance(other, Xai):
+    if isinstance(crm, EspoCRM) and isinstance(other, Xai) and isinstance(third, Advoware):
         secrets = {row["id"]: row["secretKey"] for row in crm.records("Webhook")}
+        user, password = next(iter(third.firm.passwords.items()))
         keys = {
             "espocrm_api_key": crm.api_user.api_key,
             "webhook_secrets": secrets,
             "xai_api_key": other.api_key,
             "xai_management_key": other.management_key,
+            "advoware_app_id": third.firm.app_id,
+            "advoware_api_key": third.firm.api_key,
+            "advoware_kanzlei": third.firm.kanzlei,
+            "advoware_database": third.firm.database,
+            "advoware_user": user,
+            "advoware_password": password,
         }
     return {
         "espocrm": espocrm.url,
         "espocrm_api": f"{espocrm.url}/api/v1",
         "xai": xai.url,
         "xai_api": f"{xai.url}/v1",
+        "advoware": advoware.url,
+        "advoware_configurator": f"{advoware.url}/AdvonetConfigurator/api/Url",
         "pid": os.getpid(),
         **keys,
     }
@@ -191,12 +214,13 @@ async def _until_signalled(options: argparse.Namespace) -> None:
 
 
 def _quirks(given: Sequence[str]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {"espocrm": {}, "xai": {}}
+    found: dict[str, dict[str, Any]] = {"espocrm": {}, "xai": {}, "advoware": {}}
     for text in given:
         name, _, value = text.partition("=")
         system, _, quirk = name.partition(".")
         if system not in found:
-            raise ValueError(f"a quirk is espocrm.NAME=VALUE or xai.NAME=VALUE, not {text!r}")
+            systems = ", ".join(found)
+            raise ValueError(f"a quirk is SYSTEM.NAME=VALUE with one of {systems}, not {text!r}")
         decoded: Any = value
         with suppress(ValueError):
             decoded = json.loads(value)

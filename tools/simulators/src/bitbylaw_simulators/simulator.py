@@ -3,6 +3,7 @@
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from bitbylaw_simulators import control
@@ -57,6 +58,7 @@ class Simulator(ABC):
         call = self.requests.begin(request, self.operation(request), self.clock.now())
         struck = self.faults.strike(request.method, request.path, call.operation)
         call.fault = ", ".join(fault.kind for fault in struck) or None
+        call.sent = self.sent(request, call)
         await self._delay(struck, "before")
         refused = self._refused(struck, call)
         if refused is not None:
@@ -124,6 +126,11 @@ class Simulator(ABC):
         del request
         return None
 
+    def sent(self, request: SimRequest, call: Call) -> dict[str, Any] | None:
+        """Return what the log keeps of a request beside its digest; None keeps nothing more."""
+        del request, call
+        return None
+
     def forget(self) -> None:
         """Reset what is shared: calls, faults, contents, dice and clock."""
         self.requests.clear()
@@ -148,7 +155,7 @@ class Simulator(ABC):
             if fault.kind == "reset_before":
                 self.requests.answered(call, None)
                 raise ConnectionReset("reset before anything was done")
-            if fault.kind == "status":
+            if fault.kind == "status" and not _afterwards(fault):
                 return self._status(fault)
             if fault.kind == "rate_limit":
                 limited = self.error(429, "Too many requests")
@@ -182,11 +189,25 @@ class Simulator(ABC):
                 raise ConnectionReset("reset after the work was done")
             if fault.kind == "torn":
                 self.requests.answered(call, answer.status)
-                share = float(fault.params.get("share", 0.5))
-                cut = int(fault.params.get("bytes", answer.size * share))
-                raise TornAnswer(answer, min(cut, max(0, answer.size - 1)))
+                raise TornAnswer(answer, _cut(fault, answer))
+            if fault.kind == "stalled":
+                answer = replace(answer, stall=(_cut(fault, answer), fault.seconds()))
+            if fault.kind == "status" and _afterwards(fault):
+                failed = self._status(fault)
+                self.requests.answered(call, failed.status)
+                return failed
         self.requests.answered(call, answer.status)
         return answer
+
+
+def _cut(fault: Fault, answer: SimResponse) -> int:
+    share = float(fault.params.get("share", 0.5))
+    cut = int(fault.params.get("bytes", answer.size * share))
+    return min(cut, max(0, answer.size - 1))
+
+
+def _afterwards(fault: Fault) -> bool:
+    return bool(fault.params.get("when", "before") == "after")
 
 
 def delay_of(marks: Sequence[Fault]) -> float:

@@ -15,10 +15,11 @@ from yarl import URL
 
 from bitbylaw_common import spans
 from bitbylaw_common.clock import Clock
-from bitbylaw_common.errors import HeldBack, Transient
+from bitbylaw_common.errors import HeldBack, TimedOut, Transient
 from bitbylaw_common.http.transport import Request, Transport
 
 LIMITS: Mapping[str, int] = {
+    "advoware": 5,
     "espocrm": 6,
     "espocrm.download_attachment": 4,
     "xai": 16,
@@ -199,7 +200,9 @@ class _Answer:
                 yield chunk
         except TimeoutError:
             self._end("none")
-            raise self._torn(f"not all came within {self._request.timeout_seconds:g} s") from None
+            raise self._torn(
+                f"not all came within {self._request.timeout_seconds:g} s", TimedOut
+            ) from None
         except (aiohttp.ClientError, OSError):
             self._end("none")
             raise self._torn("the answer broke off") from None
@@ -219,8 +222,8 @@ class _Answer:
             ended(status_class)
             self.on_end()
 
-    def _torn(self, detail: str) -> Transient:
-        return Transient(
+    def _torn(self, detail: str, kind: type[Transient] = Transient) -> Transient:
+        return kind(
             self._request.system,
             self._request.operation,
             status=self.status,
@@ -360,7 +363,8 @@ class _AiohttpTransport:
             ended("none", type(lost).__name__)
             if source is not None and source.failure is not None:
                 raise source.failure from None
-            raise Transient(
+            kind = TimedOut if isinstance(lost, TimeoutError) else Transient
+            raise kind(
                 request.system,
                 request.operation,
                 detail=self._why(request, lost),
@@ -392,5 +396,5 @@ class _AiohttpTransport:
 
 def _url(request: Request) -> URL:
     """Return the address with its query, exactly as it goes on the wire."""
-    query = urlencode(request.params)
+    query = "&".join(part for part in (request.query, urlencode(request.params)) if part)
     return URL(request.url + ("?" + query if query else ""), encoded=True)

@@ -92,3 +92,12 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:
     if until.tzinfo is None:
         until = until.replace(tzinfo=UTC)
     return min(max(until - now, timedelta()), _LONGEST_PATIENCE)
+
+
+def date_of(headers: Mapping[str, str]) -> datetime | None:
+    """Return the time that the answer's Date header tells; None without one that can be read."""
+    try:
+        told = parsedate_to_datetime(headers.get("Date", ""))
+    except ValueError:
+        return None
+    return told if told.tzinfo is not None else None

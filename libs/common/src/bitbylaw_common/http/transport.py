@@ -18,6 +18,7 @@ class Request:
         method: GET, POST, PUT, PATCH or DELETE.
         url: absolute, without query.
         params: the query, in order; a name may repeat.
+        query: more of it, encoded already: goes before `params`, byte for byte.
         headers: as they go on the wire. Secrets live here only and are never logged.
         body: bytes, or chunks to stream; a stream makes the request impossible to repeat.
         timeout_seconds: for the whole exchange up to the last byte of the answer.
@@ -33,6 +34,7 @@ class Request:
     body: Body = field(default=None, repr=False)
     timeout_seconds: float = 30.0
     idempotent: bool = False
+    query: str = field(default="", repr=False)
 
 
 class Response(Protocol):
@@ -74,7 +76,8 @@ class Transport(Protocol):
         Any HTTP status is an answer, not an error: the client judges it.
 
         Raises:
-            Transient: no answer came (refused, reset, time-out). `ambiguous` is True when the
-                request may have been carried out: it was sent and is not idempotent.
+            Transient: no answer came (refused, reset); `TimedOut` when none came in time.
+                `ambiguous` is True when the request may have been carried out: it was sent and is
+                not idempotent.
         """
         ...

@@ -36,6 +36,7 @@ class ApiRequest(Generic[B]):
         raw: the exact bytes; empty for a streamed body.
         headers: names in lower case.
         query_params: first value of each name.
+        raw_query: what stands behind the question mark, as it was sent.
         path_params: by the names in the trigger's path.
     """
 
@@ -46,6 +47,7 @@ class ApiRequest(Generic[B]):
     headers: Mapping[str, str] = field(default_factory=dict)
     query_params: Mapping[str, str] = field(default_factory=dict)
     path_params: Mapping[str, str] = field(default_factory=dict)
+    raw_query: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ def register(cli: typer.Typer) -> None:
 
 
 def doctor(*, env: EnvFile = None, json: AsJson = False) -> None:
-    """Check programs, settings, Kafka and its topics, Redis, EspoCRM and xAI; nothing is written.
+    """Check programs, settings, Kafka and its topics, Redis, EspoCRM, xAI and Advoware; writes nothing.
 
     Ends with 1 when something is found.
     """

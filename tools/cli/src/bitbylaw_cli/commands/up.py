@@ -43,7 +43,7 @@ def up(
     yes: Confirmed = False,
     json: AsJson = False,
 ) -> None:
-    """Run everything on this machine: Kafka, Redis, simulated EspoCRM and xAI, and the services.
+    """Run everything on this machine: Kafka, Redis, simulated outside systems, and the services.
 
     Shows the main job on sample documents, then where everything is. Ends with Ctrl-C and leaves
     nothing running.

@@ -32,6 +32,7 @@ from bitbylaw_common.errors import (
     BitByLawError,
     DeclarationError,
     LogUnavailableError,
+    OutsideError,
     SettingsError,
 )
 from bitbylaw_common.logs import step_logger
@@ -76,6 +77,10 @@ class BodyStalled(BitByLawError):  # noqa: N818 - reads as the kind of answer it
     """The caller stopped sending; a streamed body raises it in the handler."""
 
 
+class _CallerStalled(Exception):  # noqa: N818 - it names a fact, not a mistake
+    """The caller does not take its answer."""
+
+
 class _Refusal(Exception):  # noqa: N818 - an answer on its way, not a mistake
     """Ends the handling of a request with this answer."""
 
@@ -98,7 +103,8 @@ class HttpHost:
         drain_seconds: how long leaving waits for requests in flight; the rest is cancelled.
         linger_seconds: how long leaving answers 503 at least, for callers that find out late.
         buffer_bytes: all request bodies in memory together.
-        body_seconds: how long a body may take, or for a streamed one, its next piece.
+        body_seconds: how long a body may take, or for a streamed one its next piece; a streamed
+            answer too.
 
     Raises:
         DeclarationError: two routes are the same.
@@ -335,6 +341,7 @@ class HttpHost:
             headers=headers,
             query_params=_firsts(request.query.items()) if request.query_string else {},
             path_params=path_params,
+            raw_query=request.raw_path.partition("?")[2],
         )
 
     async def _stream(
@@ -357,24 +364,57 @@ class HttpHost:
             first = await anext(chunks, b"")
             await response.prepare(request)
             if first:
-                await response.write(first)
+                await self._write(response, first)
             async for chunk in chunks:
-                await response.write(chunk)
+                await self._write(response, chunk)
             await response.write_eof()
         except ConnectionError:
             raise
-        except Exception as bug:
-            self._logger.error("the stream of an answer broke", route=request.path, exc_info=bug)
-            if not response.prepared:
-                return _whole(_internal(trace), close=True)
-            if request.transport is not None:
-                request.transport.abort()
-            raise ConnectionAbortedError("the stream of an answer broke") from bug
+        except Exception as broken:  # noqa: BLE001 - it is logged, then answered 500 or raised
+            return self._broken(request, response, broken, trace)
         finally:
             closing = getattr(chunks, "aclose", None)
             if closing is not None:
                 await closing()
         return response
+
+    def _broken(
+        self,
+        request: web.BaseRequest,
+        response: web.StreamResponse,
+        broken: Exception,
+        trace: tracing.Trace,
+    ) -> web.StreamResponse:
+        """Return an error in place of an answer that has not begun.
+
+        Raises:
+            ConnectionAbortedError: it had; its connection is cut.
+        """
+        route = request.path
+        match broken:
+            case _CallerStalled():
+                self._logger.info("a caller does not take its answer", route=route)
+            case OutsideError():
+                self._logger.warning("an answer broke off", route=route, error=str(broken))
+            case _:
+                self._logger.error("the stream of an answer broke", route=route, exc_info=broken)
+        if not response.prepared:
+            return _whole(_internal(trace), close=True)
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionAbortedError("the stream of an answer broke") from broken
+
+    async def _write(self, response: web.StreamResponse, chunk: bytes) -> None:
+        """Send a piece.
+
+        Raises:
+            _CallerStalled: the caller took nothing for too long; what it holds open is given up.
+        """
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                await response.write(chunk)
+        except TimeoutError:
+            raise _CallerStalled from None
 
 
 # -- routes ---------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Lets people's programs ask Advoware through one guarded door."""

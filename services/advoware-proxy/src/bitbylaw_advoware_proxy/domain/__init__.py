@@ -1,0 +1,1 @@
+"""What the proxy decides, from values alone."""

@@ -1,0 +1,161 @@
+"""A call while it passes: the caller's body on its way there, Advoware's on its way back."""
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Self
+
+from bitbylaw_advoware_proxy.deps import UpstreamAnswer
+from bitbylaw_advoware_proxy.domain.answers import AFTER, BEFORE, EMPTY, beginning
+from bitbylaw_common.clients.advoware_auth import SYSTEM
+from bitbylaw_common.errors import TimedOut
+
+
+class Patience:
+    """How long Advoware may keep us waiting for it to take or to send a byte.
+
+    A whole call may take long, because bodies are large; a pause in the middle of it may not. While
+    the caller is the one who is waited for, Advoware is not blamed.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._limit: asyncio.Timeout | None = None
+
+    @asynccontextmanager
+    async def limiting(self) -> AsyncIterator[None]:
+        """Limit what is done in the block.
+
+        Raises:
+            TimedOut: nothing moved for too long.
+        """
+        try:
+            async with asyncio.timeout(self._seconds) as limit:
+                self._limit = limit
+                try:
+                    yield
+                finally:
+                    self._limit = None
+        except TimeoutError:
+            raise TimedOut(
+                SYSTEM, "call", detail=f"nothing moved for {self._seconds:g} s"
+            ) from None
+
+    async def watched(self, body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+        """Yield the caller's body; each piece that is taken begins the wait anew."""
+        pieces = aiter(body)
+        while True:
+            self._wait_until(None)
+            try:
+                piece = await anext(pieces, b"")
+            finally:
+                self._wait_until(asyncio.get_running_loop().time() + self._seconds)
+            if not piece:
+                return
+            yield piece
+
+    def _wait_until(self, when: float | None) -> None:
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(when)
+
+
+class Relay:
+    """The body of an answer, as the host takes it; the call ends with it, whichever way it ends.
+
+    Args:
+        answer: whose body it is.
+        call: holds the call open.
+        patience: with Advoware.
+
+    Attributes:
+        on_end: told once, whether the body came to its end.
+    """
+
+    def __init__(self, answer: UpstreamAnswer, call: AsyncExitStack, patience: Patience) -> None:
+        self.on_end: Callable[[bool], None] = lambda whole: None
+        self._chunks = answer.chunks()
+        self._call = call
+        self._patience = patience
+        self._ahead: list[bytes] = []
+        self._closed = False
+        self._last = b""
+
+    def keep(self, call: AsyncExitStack) -> None:
+        """Hold the call open from here on."""
+        self._call = call
+
+    async def whole(self, limit: int) -> bytes:
+        """Return the body when it has at most `limit` bytes, cut there when it has more."""
+        found = bytearray()
+        while len(found) <= limit and (piece := await self._piece()):
+            found += piece
+        await self.aclose()
+        return bytes(found[:limit])
+
+    async def begin(self, *, as_json: bool) -> bool:
+        """Wait for the first bytes; return whether there are any.
+
+        Args:
+            as_json: the body is to stand inside `{"result": ...}`.
+
+        Raises:
+            Transient: it broke off before them.
+        """
+        first = piece = await self._piece()
+        if as_json:
+            first = beginning(piece, first=True)
+            while piece and not first:
+                piece = await self._piece()
+                first = beginning(piece, first=False)
+            self._ahead = [BEFORE, first] if first else [EMPTY]
+            self._last = AFTER if first else b""
+        elif first:
+            self._ahead = [first]
+        return bool(first)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next piece.
+
+        Raises:
+            Transient: the body broke off.
+        """
+        if self._ahead:
+            ahead, self._ahead = b"".join(self._ahead), []
+            return ahead
+        piece = await self._piece()
+        if not piece:
+            piece, self._last = self._last, b""
+        if piece:
+            return piece
+        await self._close(whole=True)
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """End the call, also where the body has not been taken."""
+        await self._close(whole=False)
+
+    async def _piece(self) -> bytes:
+        try:
+            async with self._patience.limiting():
+                return await anext(self._chunks, b"")
+        except BaseException as broken:
+            if self._closed:
+                raise
+            # The call's own block learns of it, and through it whoever judges Advoware.
+            self._closed = True
+            try:
+                await self._call.__aexit__(type(broken), broken, broken.__traceback__)
+            finally:
+                self.on_end(False)
+            raise
+
+    async def _close(self, *, whole: bool) -> None:
+        if not self._closed:
+            self._closed = True
+            try:
+                await self._call.aclose()
+            finally:
+                self.on_end(whole)

@@ -1,0 +1,1 @@
+"""HTTP steps of the proxy."""

@@ -14,11 +14,11 @@ PROJECTS := $(wildcard libs/*/pyproject.toml services/*/pyproject.toml tools/*/p
 CODE := libs services tools tests benchmarks .ci
 ARGS ?=
 
-.PHONY: help up demo test fire bench check lock clean install needs fetch \
+.PHONY: help up demo test scenarios fire bench check lock clean install needs fetch \
 	check-format check-lint check-types check-imports check-locks check-tests
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: needs ## Install what is missing and run the whole system (ARGS="..." go to bbl up)
 	@$(MAKE) $(STAMP)
@@ -33,6 +33,9 @@ test: needs ## Run all tests
 	$(BIN)/pytest -q -n 2 -m "not kafka" --durations=5 $(ARGS)
 	$(BIN)/pytest -m kafka --ignore=tests/fire --durations=5 $(ARGS)
 	$(BIN)/pytest -m kafka tests/fire --records 1500 --durations=5 $(ARGS)
+
+scenarios: $(STAMP) ## Print which test shows which scenario, and what is missing (ARGS=--gaps)
+	@$(BIN)/python .ci/scenarios.py $(ARGS)
 
 fire: needs ## Kill, freeze and cut off processes at full size (ARGS="--seeds 10 --records 100000")
 	@$(MAKE) fetch

@@ -113,6 +113,8 @@ TYPICAL: dict[str, str] = {
     "topics plan": "",
     "topics apply": "",
     "topics docs": "",
+    "espocrm webhooks plan": "--env real.env",
+    "espocrm webhooks apply": "--env real.env --url https://hooks.example",
     "tail": "vmh.document.update",
     "logs": "",
     "env": "",
@@ -121,6 +123,7 @@ TYPICAL: dict[str, str] = {
 """Words with which a verb could do its work."""
 
 _KAFKA_AWAY = ("Kafka does not answer", "127.0.0.1:1", "bbl doctor")
+_ESPOCRM_AWAY = ("EspoCRM does not answer", "127.0.0.1:1", "bbl doctor")
 _REDIS_AWAY = ("Redis does not answer", "127.0.0.1:1", "bbl doctor")
 
 
@@ -130,7 +133,11 @@ def away() -> Iterator[Case]:
         if not one.asks:
             continue
         words = f"{TYPICAL[one.words]}{' --yes' if one.writes else ''}"
-        says = _REDIS_AWAY if one.words.startswith("locks") else _KAFKA_AWAY
+        says = _KAFKA_AWAY
+        if one.words.startswith("locks"):
+            says = _REDIS_AWAY
+        elif one.words.startswith("espocrm"):
+            says = _ESPOCRM_AWAY
         yield Case(one.words, words, UNREACHABLE, says, stage=Stage.ALONE)
     for words, more in (
         ("tail", "vmh.document.update --follow"),
@@ -288,6 +295,27 @@ ALONE: tuple[Case, ...] = (
         stage=Stage.ALONE,
     ),
     Case("topics docs", "", OK, told=("vmh.document.update",), stage=Stage.ALONE),
+    Case(
+        "espocrm webhooks apply",
+        "--env real.env --yes",
+        USAGE,
+        ("nobody said where EspoCRM reaches ingest", "ESPOCRM_WEBHOOK_BASE_URL", "--url"),
+        stage=Stage.ALONE,
+    ),
+    Case(
+        "espocrm webhooks apply",
+        "--env real.env --url https://hooks.example --secrets-file real.env --yes",
+        REFUSED,
+        ("is there already", "real.env", "name a file"),
+        stage=Stage.ALONE,
+    ),
+    Case(
+        "espocrm webhooks plan",
+        "--env real.env --url hooks.example",
+        USAGE,
+        ("is no address", "--url 'hooks.example'", "begins with http://"),
+        stage=Stage.ALONE,
+    ),
     Case("logs", "--state state", OK, told=('"stored"', "65f0"), stage=Stage.ALONE),
     Case(
         "logs",
@@ -618,6 +646,16 @@ ELSEWHERE: dict[tuple[str, Exit], str] = {
     "test_a_demonstration_in_which_a_document_is_not_where_it_should_be_ends_with_1",
     ("doctor", OK): "tests/e2e/test_up.py::"
     "test_one_command_shows_the_main_job_and_leaves_nothing_running",
+    ("espocrm webhooks plan", OK): "tests/unit/cli/test_espocrm_webhooks.py::"
+    "test_apply_registers_the_nine_once_however_often_it_is_typed",
+    ("espocrm webhooks plan", FINDING): "tests/unit/cli/test_espocrm_webhooks.py::"
+    "test_plan_changes_nothing_and_ends_with_1_where_nothing_is_registered",
+    ("espocrm webhooks plan", REFUSED): "tests/unit/cli/test_espocrm_webhooks.py::"
+    "test_a_user_who_may_not_see_webhooks_is_told_which_right_is_missing",
+    ("espocrm webhooks apply", OK): "tests/unit/cli/test_espocrm_webhooks.py::"
+    "test_apply_registers_the_nine_once_however_often_it_is_typed",
+    ("espocrm webhooks apply", FINDING): "tests/unit/cli/test_espocrm_webhooks.py::"
+    "test_a_twin_is_switched_off_only_once_ingest_believes_the_other",
     ("replay run", FINDING): "tests/unit/cli/test_replay.py::"
     "test_a_kafka_that_goes_away_ends_it_with_what_was_acknowledged",
     ("replay run", REFUSED): "tests/unit/cli/test_replay.py::"

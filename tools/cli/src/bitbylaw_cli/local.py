@@ -274,6 +274,7 @@ class LocalSystem:
             crm, xai = (f"http://{HOST}:{free_port()}" for _ in range(2))
             env |= {
                 "ESPOCRM_API_BASE_URL": f"{crm}/api/v1",
+                "ESPOCRM_WEBHOOK_BASE_URL": f"http://{HOST}:{port}",
                 "XAI_FILES_URL": xai,
                 "XAI_MANAGEMENT_URL": xai,
                 "BBL_DIGEST_KEY": _SAMPLE_DIGEST_KEY,

@@ -26,6 +26,7 @@ from bitbylaw_cli.tailing import Tailed, TailedList
 from bitbylaw_cli.topic_page import TopicRow
 from bitbylaw_cli.topic_plan import TopicPlan
 from bitbylaw_cli.waits import WaitingList
+from bitbylaw_cli.webhook_records import WebhookPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +201,22 @@ VERBS: tuple[Verb, ...] = (
         refused="a topic has another number of partitions; the others are brought in line",
     ),
     Verb("topics docs", (tuple[TopicRow, ...],)),
+    Verb(
+        "espocrm webhooks plan",
+        (WebhookPlan,),
+        finding="a webhook is missing, inactive, posts elsewhere, or is wrong in another way",
+        asks="EspoCRM",
+        refused="EspoCRM does not let our API user see webhooks",
+    ),
+    Verb(
+        "espocrm webhooks apply",
+        (WebhookPlan,),
+        writes=True,
+        finding="a webhook is not as it should be, with --yes afterwards",
+        asks="EspoCRM",
+        refused="EspoCRM refuses a webhook, or --secrets-file names a file that is there or "
+        "cannot be written",
+    ),
     Verb(
         "tail",
         (TailedList,),

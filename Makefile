@@ -14,7 +14,7 @@ PROJECTS := $(wildcard libs/*/pyproject.toml services/*/pyproject.toml tools/*/p
 CODE := libs services tools tests benchmarks .ci
 ARGS ?=
 
-.PHONY: help up demo test scenarios fire bench check lock clean install needs fetch \
+.PHONY: help up demo test scenarios sim fire kills bench check lock clean install needs fetch \
 	check-format check-lint check-types check-imports check-locks check-tests
 
 help: ## Show what can be made
@@ -37,9 +37,16 @@ test: needs ## Run all tests
 scenarios: $(STAMP) ## Print which test shows which scenario, and what is missing (ARGS=--gaps)
 	@$(BIN)/python .ci/scenarios.py $(ARGS)
 
+sim: $(STAMP) ## Live through worlds made by seeds (ARGS="--worlds 5000 --from-seed 20000")
+	$(BIN)/pytest -q -n 2 tests/sim/test_document_worlds.py --worlds 5000 $(ARGS)
+
 fire: needs ## Kill, freeze and cut off processes at full size (ARGS="--seeds 10 --records 100000")
 	@$(MAKE) fetch
 	$(BIN)/pytest -s tests/fire $(ARGS)
+
+kills: needs ## Kill document-sync in the middle of its effects, at full size (ARGS="-k 11")
+	@$(MAKE) fetch
+	$(BIN)/pytest -s tests/e2e/test_document_kills.py --full-kills $(ARGS)
 
 bench: needs ## Measure the runtime beside its references (ARGS="lanes --repeats 5"; none: all rows)
 	@$(MAKE) fetch

@@ -164,6 +164,18 @@ async def test_xai_14_an_upload_that_shows_after_90_seconds_is_one_attached_file
     assert world.host.dead_letters(SERVICE) == []
 
 
+async def test_xai_14_what_a_lost_upload_became_goes_when_the_bytes_changed_meanwhile(
+    world: World,
+) -> None:
+    world.xai.faults.plan("delayed_visibility", operation="upload", seconds=90, answer="reset")
+    klage = await synced(world)
+    world.espocrm.replace_file(klage, b"v2")
+    await world.told("update", klage)
+    await world.advance(minutes=10)
+    assert world.xai.contents("akte-1") == [b"v2"]
+    assert [world.xai.content(file.id) for file in world.xai.files()] == [b"v2"]
+
+
 async def test_xai_19_detaching_what_somebody_else_detached_is_done(world: World) -> None:
     one, two = world.add_collection("akte-1"), world.add_collection("akte-2")
     klage = await synced(world, b"v1", one, two)
@@ -321,3 +333,30 @@ async def test_xai_45_every_word_for_changed_asks_for_a_look(world: World, writt
     await world.told("update", klage)
     assert world.espocrm.document(klage)["fileStatus"] == "synced"
     assert names(world) == ["upload", "attach"]
+
+
+@pytest.mark.parametrize("policy", ["keep", "delete"])
+async def test_two_records_with_one_file_that_leave_a_collection_at_once_both_leave_it(
+    policy: str,
+) -> None:
+    world = World(XAI_FILE_POLICY=policy)
+    await world.start()
+    one, two = world.add_collection("akte-1"), world.add_collection("akte-2")
+    klage = await synced(world, b"v1", one)
+    # given its copy, which notes the same file as the CRM copies it
+    record = world.espocrm.document(klage)
+    noted = {name: record[name] for name in ("xaiId", "xaiCollections", "xaiSyncedHash")}
+    copy = world.espocrm.add_document("Klage.pdf", b"v1", collections=[two], **noted)
+    # when the one is unlinked, and both are looked at in the same moment
+    world.espocrm.unlink(klage, one)
+    await world.webhook("document", "update", klage)
+    await world.webhook("document", "create", copy)
+    await world.settle()
+    for document in (klage, copy):
+        await world.told("update", document)
+    assert (world.xai.contents(one), world.xai.contents(two)) == ([], [b"v1"])
+    effects = world.effects()
+    for document in (copy, klage):
+        await world.told("update", document)
+    assert world.effects() == effects
+    await world.stop()

@@ -180,6 +180,16 @@ def _not_shared(detaches: Iterable[Detach], sight: Sight) -> list[Detach]:
     return [detach for detach in detaches if (detach.file_id, detach.collection) not in used]
 
 
+def _lent(detaches: Iterable[Detach], sight: Sight) -> set[str]:
+    """Return where a file stays for another record's sake; it is looked for there again.
+
+    Two records with one file may leave a collection at the same time, and each sees the other.
+    """
+    asked = list(detaches)
+    gone = _not_shared(asked, sight)
+    return {detach.collection for detach in asked if detach not in gone}
+
+
 # -- the record is there --------------------------------------------------------------------------
 
 
@@ -454,7 +464,7 @@ class _Case:
         )
         after = base.model_copy(
             update={
-                "collections": tuple(sorted(places)),
+                "collections": _names(places, _lent([*replaced, *leaving], self.sight)),
                 "retired": tuple(r for r in base.retired if r not in cleared),
             }
         )
@@ -519,7 +529,7 @@ class _Case:
             values |= {Noted.FILE: None, Noted.HASH: None}
         after = base.model_copy(
             update={
-                "collections": places,
+                "collections": _names(places, _lent(leaving, self.sight)),
                 "retired": tuple(r for r in base.retired if r.file_id in held),
             }
             | ({"file_id": None, "ours": False, "content": None} if dropped else {})

@@ -82,7 +82,7 @@ async def _brought_in_line(sight: Sight, ctx: Context[Deps], book: Book) -> Outc
         done += to_do.actions
         if result is None:
             break
-        found = replace(sight.found, files=sight.found.files | {result})
+        found = replace(sight.found, files=sight.found.files | {result, *(sight.uploads or ())})
         sight = replace(sight, base=book.base, found=found, uploads=None, sharers=None)
     if to_do.ending is not None:
         return to_do.ending

@@ -69,7 +69,7 @@ class EspoMessages:
             await self._client.update_entity("Task", task_id, {"status": _OVER[0]})
 
     async def _open(self, about: About, subject: str) -> list[str]:
-        where = [
+        where: list[Mapping[str, Any]] = [
             {"type": "equals", "attribute": "parentType", "value": about.entity_type},
             {"type": "equals", "attribute": "parentId", "value": about.id},
             {"type": "equals", "attribute": "name", "value": subject},

@@ -17,6 +17,9 @@ from bitbylaw_document_sync.domain.model import (
 )
 from bitbylaw_document_sync.domain.notices import Kind, Trouble, telling
 
+_FIELDS = {Noted.FILE: "xaiId", Noted.COLLECTIONS: "xaiCollections"}
+"""What a person could mean by an edit; of the others nobody knows what they should be."""
+
 
 def announced(
     plan: Plan, sight: Sight, *, to: str | None, key_id: str, conclusive: bool | None = None
@@ -38,7 +41,7 @@ def announced(
     if conclusive is None:
         uploads = any(isinstance(action, Upload) for action in plan.actions)
         conclusive = not uploads and not plan.more and not isinstance(plan.ending, Wait)
-    troubles = (*plan.troubles, *_conflicts(plan, sight))
+    troubles = (*plan.troubles, *_conflicts(plan))
     whom = None if entry is None else entry.assigned_to or to
     news = telling(troubles, told, whom, sight.now, conclusive=conclusive)
     if not news.notify and not news.close and news.after == told:
@@ -62,27 +65,14 @@ def _with(
     yield from (*actions[:first], *notify, *actions[first:], *close)
 
 
-def _conflicts(plan: Plan, sight: Sight) -> Iterator[Trouble]:
-    """Yield a trouble where a person named a file at xAI that the plan does not keep."""
-    entry, base = sight.entry, sight.base
-    if entry is None or entry.xai_id is None or base is None or base.file_id is None:
-        return
-    known = {base.file_id, *(retired.file_id for retired in base.retired)}
-    kept = _file_after(plan, base.file_id)
-    if entry.xai_id not in known and kept not in (None, entry.xai_id):
-        yield Trouble(Kind.CONFLICT, texts.file_id_overwritten(entry.xai_id, kept or ""))
-
-
-def _file_after(plan: Plan, file_id: str) -> str | None:
-    """Return the file that the plan writes into the record; None where it writes none."""
-    for action in plan.actions:
-        match action:
-            case Upload():
-                return file_id
-            case WriteBack(values):
-                written = dict(values).get(Noted.FILE)
-                return written if isinstance(written, str) else None
-    return None
+def _conflicts(plan: Plan) -> tuple[Trouble, ...]:
+    """Return the trouble of what a person wrote into our fields and the plan overwrites."""
+    edits = [
+        (_FIELDS[clash.what], clash.theirs, clash.ours)
+        for clash in plan.clashes
+        if clash.what in _FIELDS
+    ]
+    return (Trouble(Kind.CONFLICT, texts.overwritten(edits)),) if edits else ()
 
 
 def _only_for_this(entry: Entry | None, sight: Sight, key_id: str) -> DocumentBase:

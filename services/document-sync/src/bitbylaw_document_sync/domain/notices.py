@@ -30,6 +30,9 @@ class Kind(StrEnum):
     GAVE_UP = "gave_up"
 
 
+_EVENTS = frozenset({Kind.CONFLICT})
+"""What happens once and does not last: the next of it is told again."""
+
 _TASKS = frozenset({Kind.COLLECTION_MISSING, Kind.GAVE_UP})
 """What nobody sees in the document itself, or must be put right elsewhere."""
 
@@ -122,16 +125,16 @@ def telling(
         conclusive: the troubles are all there are, so what else was told is over.
     """
     known = {one.kind for one in told}
-    fresh = tuple(trouble for trouble in troubles if trouble.kind not in known and to is not None)
+    fresh = tuple(one for one in troubles if one.kind not in known and to is not None)
     lasting = {trouble.kind for trouble in troubles} | (set() if conclusive else known)
-    kept = tuple(one for one in told if one.kind in lasting)
+    kept = tuple(one for one in told if one.kind in lasting and one.kind not in _EVENTS)
     over = tuple(one for one in told if one.kind not in lasting)
     news = tuple(Told(kind=one.kind, means=one.means, since=now) for one in fresh)
     return Telling(
         tuple(Notify(trouble, to or "") for trouble in fresh),
         tuple(CloseTask(Kind(one.kind)) for one in over if one.means == "task"),
         (*told, *(one for one in news if one.means == "message")),
-        (*kept, *news),
+        (*kept, *(one for one in news if one.kind not in _EVENTS)),
     )
 
 

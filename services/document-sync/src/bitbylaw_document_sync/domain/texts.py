@@ -93,11 +93,16 @@ def own_collection_missing(collection: str) -> str:
     )
 
 
-def file_id_overwritten(found: str, kept: str) -> str:
-    """Say that the record named another file at xAI than the one that is its own."""
+def overwritten(edits: Iterable[tuple[str, str, str]]) -> str:
+    """Say which fields were edited by hand, with what stood there and what is written."""
+    said = "; ".join(
+        f"im Feld „{field}“ stand {theirs or 'nichts'}, eingetragen wird {ours or 'nichts'}"
+        for field, theirs, ours in edits
+    )
     return (
-        f"Im Feld „xaiId“ stand {found}; eingetragen wurde wieder {kept}, weil das Feld vom "
-        "Abgleich geführt wird. Soll eine andere Datei gelten, bitte sie beim Dokument hochladen."
+        f"Von Hand geänderte Angaben wurden überschrieben: {said}. Diese Felder führt der Abgleich. "
+        "Soll eine andere Datei gelten, bitte sie beim Dokument hochladen; soll das Dokument in "
+        "eine andere Sammlung, bitte die Verknüpfung mit der Wissensdatenbank ändern."
     )
 
 

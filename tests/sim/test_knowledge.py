@@ -13,13 +13,12 @@ from harness import encoded
 from world import World
 
 SERVICE = "document-sync"
-SWITCHED_ON = {"DOCUMENT_KNOWLEDGE_BASES": "true"}
 
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     """Give a world in which knowledge bases are managed here."""
-    world = World(espocrm=EspoQuirks(junction_api=True), **SWITCHED_ON)
+    world = World(espocrm=EspoQuirks(junction_api=True), DOCUMENT_KNOWLEDGE_BASES="true")
     await world.start()
     yield world
     await world.stop()
@@ -100,7 +99,7 @@ async def test_a_collection_that_carries_the_mark_is_adopted_although_nothing_is
     await told(world, knowledge)
     (collection,) = world.xai.collection_ids()
     world.espocrm.edit(knowledge, entity="CAIKnowledge", datenbankId=None, aktivierungsstatus="new")
-    other = World(**SWITCHED_ON)  # another log, so no base
+    other = World(DOCUMENT_KNOWLEDGE_BASES="true")  # another log, so no base
     other.transport = world.transport
     await other.start()
     await told(other, knowledge)
@@ -167,7 +166,7 @@ async def test_a_silent_link_is_found_by_the_mark_of_the_knowledge_base(world: W
 
 
 async def test_without_marks_the_nightly_look_finds_it() -> None:
-    world = World(espocrm=EspoQuirks(link_hooks=False), **SWITCHED_ON)
+    world = World(espocrm=EspoQuirks(link_hooks=False), DOCUMENT_KNOWLEDGE_BASES="true")
     await world.start()
     knowledge = base(world)
     await world.advance(minutes=6)
@@ -217,7 +216,7 @@ async def test_at_rest_nothing_is_written_and_a_look_costs_two_calls(world: Worl
 
 
 async def test_a_crm_without_rows_of_the_link_is_served_all_the_same() -> None:
-    world = World(**SWITCHED_ON)
+    world = World(DOCUMENT_KNOWLEDGE_BASES="true")
     await world.start()
     knowledge = base(world)
     klage = world.espocrm.add_document("Klage.pdf", b"v1", silent=True)
@@ -256,7 +255,7 @@ async def test_a_document_that_is_linked_while_it_is_noted_is_not_taken_for_sync
 
 
 async def test_xai_18_a_collection_that_is_gone_fails_its_knowledge_base_alone() -> None:
-    world = World(ESPOCRM_NOTIFY_USER_ID=PERSON.id, **SWITCHED_ON)
+    world = World(ESPOCRM_NOTIFY_USER_ID=PERSON.id, DOCUMENT_KNOWLEDGE_BASES="true")
     await world.start()
     lost, kept = base(world), base(world)
     await world.advance(minutes=6)
@@ -307,7 +306,11 @@ async def test_xai_39_a_paused_one_costs_xai_no_call(world: World, stage: str) -
 async def test_xai_40_a_deactivated_one_loses_its_collection_and_its_rows_are_reset(
     policy: str,
 ) -> None:
-    world = World(espocrm=EspoQuirks(junction_api=True), XAI_FILE_POLICY=policy, **SWITCHED_ON)
+    world = World(
+        espocrm=EspoQuirks(junction_api=True),
+        XAI_FILE_POLICY=policy,
+        DOCUMENT_KNOWLEDGE_BASES="true",
+    )
     await world.start()
     gone, kept = base(world), base(world)
     only = world.espocrm.add_document("Klage.pdf", b"v1", silent=True)
@@ -362,7 +365,7 @@ async def test_one_that_is_deactivated_before_its_collection_shows_leaves_none(
 
 
 async def test_many_deactivated_at_once_are_held_back_by_the_brake() -> None:
-    world = World(DOCUMENT_BRAKE_DELETES="1/2", **SWITCHED_ON)
+    world = World(DOCUMENT_BRAKE_DELETES="1/2", DOCUMENT_KNOWLEDGE_BASES="true")
     await world.start()
     many = [base(world) for _ in range(4)]
     await world.advance(minutes=6)

@@ -137,6 +137,7 @@ ENV: tuple[EnvName, ...] = (
     EnvName("DOCUMENT_BRAKE_RECORDS", "documents", False, "1/1000/25%", "documents that anything is changed about: 1 / in an hour / or this share of all, whichever is more"),
     EnvName("DOCUMENT_FILE_LINK", "documents", False, "dokument", "link from a document to its attachment"),
     EnvName("DOCUMENT_STATUS_FIELD", "documents", False, "fileStatus", "field that shows people how far a document is"),
+    EnvName("DOCUMENT_KNOWLEDGE_BASES", "documents", False, "false", "true: the collections of knowledge bases are made, filled and deleted here; else somebody does it by hand"),
     EnvName("INGEST_UNSIGNED", "ingest", False, None, "webhooks without a signature: accept or reject; else reject once secrets exist"),
     EnvName("ADVOWARE_API_BASE_URL", "advoware", False, None, "Advoware's API"),
     EnvName("ADVOWARE_API_KEY", "advoware", True, None, "key that signs token requests (base64)"),

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, Literal, TypeVar
 
-from bitbylaw_common.events import Command, EntityChanged, Event, Quarantined, RunRequested
+from bitbylaw_common.events import (
+    Command,
+    EntityChanged,
+    Event,
+    FieldConflict,
+    Quarantined,
+    RunRequested,
+)
 
 E = TypeVar("E", bound=Event)
 
@@ -89,6 +96,7 @@ DOCUMENT_CREATE = _vmh("document", "create", "ingest")
 DOCUMENT_UPDATE = _vmh("document", "update", "ingest")
 DOCUMENT_DELETE = _vmh("document", "delete", "ingest")
 DOCUMENT_SYNC_CHECK = _vmh("document", "sync_check", "document-sync")
+AIKNOWLEDGE_SYNC_CHECK = _vmh("aiknowledge", "sync_check", "document-sync")
 
 DOCUMENT = (DOCUMENT_CREATE, DOCUMENT_UPDATE, DOCUMENT_DELETE, DOCUMENT_SYNC_CHECK)
 """Everything that says "look at this document"."""
@@ -111,7 +119,7 @@ JOURNAL = Topic(
 )
 CONFLICTS = Topic(
     "sync.conflicts",
-    Event,
+    FieldConflict,
     "journal",
     "Both values of every field that two sides changed, before one is overwritten",
     retention=timedelta(days=90),
@@ -204,6 +212,7 @@ _SHARED: tuple[Topic[Any], ...] = (
     BANKVERBINDUNGEN_DELETE,
     BANKVERBINDUNGEN_SYNC_CHECK,
     *DOCUMENT,
+    AIKNOWLEDGE_SYNC_CHECK,
     QUARANTINE,
     JOURNAL,
     CONFLICTS,

@@ -30,7 +30,7 @@ def test_what_is_new_is_told_once() -> None:
         (Kind.COLLECTION_MISSING, "anna"),
     ]
     again = telling((EMPTY, MISSING), first.after, "anna", LATER)
-    assert again.notify == again.close == ()
+    assert (again.notify, again.close) == ((), ())
     assert again.after == first.after
 
 
@@ -56,7 +56,7 @@ def test_a_look_that_does_not_conclude_ends_nothing() -> None:
 
 def test_where_nobody_is_to_be_told_nothing_is_noted() -> None:
     news = telling((EMPTY,), (), None, START)
-    assert news.notify == news.before == news.after == ()
+    assert (news.notify, news.before, news.after) == ((), (), ())
 
 
 def test_a_conflict_is_told_each_time_it_happens() -> None:

@@ -225,4 +225,5 @@ def _given_up(before: Gap | None, finding: Finding, about: Known) -> bool:
 
 def _pause(told: int) -> timedelta:
     """Return how long after so many words the next one comes; a tick early is not too early."""
-    return min(_FIRST_PAUSE * 2 ** min(told - 1, 10), _LONGEST_PAUSE) - _SLACK
+    doubled = _FIRST_PAUSE * (1 << min(max(told - 1, 0), 10))
+    return min(doubled, _LONGEST_PAUSE) - _SLACK

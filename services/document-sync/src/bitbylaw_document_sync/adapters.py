@@ -490,7 +490,15 @@ class XaiHoldings:
         """
         try:
             async for document in self._client.list_documents(collection):
-                yield Held(document.file_id, document.name, document.size, document.created_at)
+                yield Held(
+                    document.file_id,
+                    document.name,
+                    document.size,
+                    document.created_at,
+                    _INDEXING[document.status],
+                    document.hash,
+                    document.error_message,
+                )
         except Invalid as error:
             _not_sent(error)
             raise NotFound("xai", error.operation, detail="no collection has such an id") from None

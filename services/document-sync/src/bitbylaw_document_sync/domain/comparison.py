@@ -23,6 +23,8 @@ from bitbylaw_document_sync.domain.model import (
     Entry,
     FileFacts,
     Found,
+    Indexing,
+    Member,
     Plan,
     Question,
     Sharer,
@@ -83,12 +85,16 @@ class Held:
     Attributes:
         name: personal; only compared.
         size: bytes; None where the list does not tell, as `created_at`.
+        indexing, hash, error: of a file in a collection, as of `Member`.
     """
 
     file_id: str
     name: str = ""
     size: int | None = None
     created_at: datetime | None = None
+    indexing: Indexing = Indexing.READY
+    hash: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,15 +197,16 @@ class Survey:
     def found(self, entry: Entry | None, base: DocumentBase | None) -> Found:
         """Return what a run for this record would find at xAI."""
         files = set(_files(entry, base))
-        attached = {
-            (file, place)
-            for place in self.places(entry, base)
-            for file in files & (self.members.get(place) or {}).keys()
-        }
-        if self.files is None:
-            return Found(frozenset(files), frozenset(attached))
-        there = {file for file in files if file in self.files} | {file for file, _ in attached}
-        return Found(frozenset(there), frozenset(attached))
+        members = [
+            Member(file, place, held.indexing, held.hash, held.error)
+            for place in sorted(self.places(entry, base))
+            for file in sorted(files)
+            if (held := (self.members.get(place) or {}).get(file)) is not None
+        ]
+        there = files
+        if self.files is not None:
+            there = files & (self.files.keys() | {member.file_id for member in members})
+        return Found(frozenset(there)).with_members(members)
 
     def note(self, entry: Entry) -> None:
         """Take down which file a record notes."""
@@ -262,12 +269,17 @@ def suspects(survey: Survey) -> Iterator[str]:
         if base is None or base.pending is not None or base.retired:
             yield document
             continue
+        if base.file_id is None:
+            if wanted:
+                yield document
+            continue
         here = {
-            place
+            place: member
             for place in {*base.collections, *wanted, *held}
-            if base.file_id in (survey.members.get(place) or {})
+            if (member := (survey.members.get(place) or {}).get(base.file_id)) is not None
         }
-        if not wanted <= here <= wanted | held:
+        ready = all(member.indexing is Indexing.READY for member in here.values())
+        if not ready or not wanted <= here.keys() <= wanted | held:
             yield document
 
 

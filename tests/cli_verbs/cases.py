@@ -89,10 +89,17 @@ TYPICAL: dict[str, str] = {
     "doctor": "",
     "why": "document d-well",
     "waiting": "",
+    "coverage": "",
+    "audit documents": "",
+    "sync document": "d-well",
+    "plan documents": "d-well",
+    "apply documents": "d-well d-lost",
     "lag": "",
     "pause": f"{_SERVICE} {_STEP} --reason audit",
     "resume": f"{_SERVICE} {_STEP}",
     "paused": "",
+    "brake show": "",
+    "brake release": _SERVICE,
     "cron list": "",
     "cron history": _SWEEP,
     "cron trigger": _SWEEP,
@@ -218,6 +225,28 @@ ALONE: tuple[Case, ...] = (
     ),
     Case("waiting", "document-snyc", USAGE, _NO_SERVICE, stage=Stage.ALONE),
     Case("lag", "document-snyc", USAGE, _NO_SERVICE, stage=Stage.ALONE),
+    Case("brake show", "document-snyc", USAGE, _NO_SERVICE, stage=Stage.ALONE),
+    Case(
+        "brake release",
+        f"{_SERVICE} deletes --yes",
+        USAGE,
+        ("called 'deletes'", "nearest is 'delete'", "there are"),
+        stage=Stage.ALONE,
+    ),
+    Case(
+        "plan documents",
+        "",
+        USAGE,
+        ("name documents", "by their ids", "--audit FILE"),
+        stage=Stage.ALONE,
+    ),
+    Case(
+        "apply documents",
+        "--yes",
+        USAGE,
+        ("name documents", "by their ids", "--audit FILE"),
+        stage=Stage.ALONE,
+    ),
     Case("lag", "", UNREACHABLE, told=("127.0.0.1:1",), stage=Stage.ALONE, as_json=True),
     Case(
         "lag",
@@ -397,6 +426,10 @@ SYSTEM: tuple[Case, ...] = (
     Case("why", "document d-lost", FINDING, told=('"dead"',)),
     Case("why", "document d-again", FINDING, told=('"failing"',)),
     Case("waiting", _SERVICE, OK, told=("d-again", '"retry"')),
+    # -- covered, or not
+    Case("coverage", "", FINDING, told=('"never"',), stage=Stage.WELL),
+    Case("coverage", "", OK, told=('"covered"', "complete_until"), given="covered"),
+    Case("coverage", "", FINDING, told=('"gaps"', "d-lost"), given="gap"),
     # -- behind, paused
     Case("lag", _SERVICE, FINDING, told=('"no_owner"',)),
     Case("lag", "--watch --count 2 --every 0.5", OK, told=('"no_owner"',), lines=True),
@@ -422,6 +455,14 @@ SYSTEM: tuple[Case, ...] = (
     ),
     Case("paused", _SERVICE, OK, told=('"paused"', "bbl resume"), given="paused_step"),
     Case("paused", "document-snyc", USAGE, _NO_SERVICE),
+    # -- braked
+    Case("brake show", "", OK, told=('"entries": []',), stage=Stage.WELL),
+    Case("brake show", _SERVICE, FINDING, told=('"delete"', "bbl brake release"), given="braked"),
+    Case("brake release", f"{_SERVICE} delete --plan", OK, told=('"asked": 1',), given="braked"),
+    Case("brake release", f"{_SERVICE} --yes", OK, told=('"delete"',), given="braked", writes=True),
+    # -- asked for
+    Case("sync document", "d-well --yes", OK, told=('"run_id"',), writes=True),
+    Case("apply documents", "d-well d-lost --yes", OK, told=("d-lost",), writes=True),
     Case("resume", f"{_SERVICE} {_STEP} --plan", OK, told=('"paused"',), given="paused_step"),
     Case("resume", f"{_SERVICE} {_STEP} --yes", OK, given="paused_step", writes=True),
     Case(
@@ -646,6 +687,18 @@ ELSEWHERE: dict[tuple[str, Exit], str] = {
     "test_a_demonstration_in_which_a_document_is_not_where_it_should_be_ends_with_1",
     ("doctor", OK): "tests/e2e/test_up.py::"
     "test_one_command_shows_the_main_job_and_leaves_nothing_running",
+    ("audit documents", OK): "tests/unit/cli/test_audit.py::"
+    "test_all_well_is_said_first_and_ends_with_0",
+    ("audit documents", FINDING): "tests/unit/cli/test_audit.py::"
+    "test_what_is_off_is_listed_and_ends_with_1",
+    ("sync document", OK): "tests/unit/cli/test_syncing.py::"
+    "test_a_plan_says_what_a_run_would_do_and_writes_nothing",
+    ("apply documents", OK): "tests/unit/cli/test_syncing.py::"
+    "test_a_plan_says_what_a_run_would_do_and_writes_nothing",
+    ("plan documents", OK): "tests/unit/cli/test_syncing.py::"
+    "test_a_plan_of_what_is_in_line_ends_with_0",
+    ("plan documents", FINDING): "tests/unit/cli/test_syncing.py::"
+    "test_a_plan_says_what_a_run_would_do_and_writes_nothing",
     ("espocrm webhooks plan", OK): "tests/unit/cli/test_espocrm_webhooks.py::"
     "test_apply_registers_the_nine_once_however_often_it_is_typed",
     ("espocrm webhooks plan", FINDING): "tests/unit/cli/test_espocrm_webhooks.py::"

@@ -7,6 +7,9 @@ import typer
 from typer.core import TyperGroup
 
 from bitbylaw_cli.commands import (
+    audit,
+    brake,
+    coverage,
     cron,
     demo,
     dlq,
@@ -21,6 +24,7 @@ from bitbylaw_cli.commands import (
     quarantine,
     replay,
     schema,
+    sync,
     tail,
     topics,
     up,
@@ -36,8 +40,12 @@ COMMANDS = (
     doctor,
     why,
     waiting,
+    coverage,
+    audit,
+    sync,
     lag,
     pause,
+    brake,
     cron,
     dlq,
     replay,

@@ -540,9 +540,13 @@ class Sight:
                 *_marked("held", entry.on_hold),
             )
         )
+        # A person who sets the status back shows what the failed attempt saw, and means more.
+        obstacle = self.base.obstacle if self.base is not None else None
+        known = () if obstacle is None else (f"{obstacle.kind} {obstacle.tries}",)
         return (
             "gone" if entry is None else "there",
             *ours,
+            *known,
             *_marked("file", self.found.files),
             *_marked("attached", (f"{file} {place}" for file, place in self.found.attached)),
             *_marked(

@@ -65,6 +65,9 @@ from bitbylaw_document_sync.domain.notices import Kind, Trouble
 
 _VERDICTS = (Word.UNSUPPORTED, Word.FAILED, Word.INDEXING)
 
+_HASH = 64
+"""Characters of a hash in hex; what is none of such a length proves nothing."""
+
 HASH_DIFFERS = "hash differs"
 """The rule, by its name in the journal."""
 
@@ -791,7 +794,7 @@ class _Case:
     def _mismatch(self, file: str) -> Obstacle | None:
         """Return what to note where xAI reports the hash of other bytes than were uploaded."""
         base, reported = self.sight.base, self.found.hash_of(file)
-        if base is None or base.file_id != file or not base.hashes or not reported:
+        if base is None or base.file_id != file or not base.hashes or len(reported) != _HASH:
             return None
         if not self._knows_content(base) or self._digest(reported) in base.hashes:
             return None

@@ -98,3 +98,8 @@ def test_a_level_that_does_not_exist_is_refused(tool: ModuleType, tmp_path: Path
     root = project(tmp_path, '[xai]\n01 = { says = "one", at = ["production"] }\n')
     with pytest.raises(ValueError, match="xai 01"):
         tool.told(root, only_gaps=True)
+
+
+def test_every_scenario_is_shown_at_its_levels(tool: ModuleType) -> None:
+    lines, complete = tool.told(ROOT, only_gaps=True)
+    assert complete, "\n".join(lines)

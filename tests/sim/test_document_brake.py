@@ -10,14 +10,14 @@ from bitbylaw_common.kafka import codec
 from bitbylaw_common.runtime import commands
 from bitbylaw_common.runtime.schedule import ScheduleEntry
 from bitbylaw_common.sync.brake import held_back
-from bitbylaw_simulators.xai import XaiQuirks
 from world import World
 
 SERVICE = "document-sync"
 
 
 async def braked_world(**env: str) -> World:
-    world = World(xai=XaiQuirks(indexing_stage_seconds=0), **env)
+    world = World()
+    world.env |= env
     await world.start()
     return world
 

@@ -5,7 +5,6 @@ from rich.console import Console
 from bitbylaw_cli.braking import LASTS, braked, release
 from bitbylaw_cli.commands.brake import rendered
 from bitbylaw_common.sync.brake import held_back
-from bitbylaw_simulators.xai import XaiQuirks
 from world import World
 
 SERVICE = "document-sync"
@@ -13,7 +12,7 @@ SERVICE = "document-sync"
 
 async def held(count: int) -> tuple[World, list[str]]:
     """Return a world in which all but one of these documents wait to leave their collection."""
-    world = World(xai=XaiQuirks(indexing_stage_seconds=0), DOCUMENT_BRAKE_DETACHES="5/1")
+    world = World(DOCUMENT_BRAKE_DETACHES="5/1")
     await world.start()
     akte = world.add_collection("akte-1")
     documents = [

@@ -17,6 +17,7 @@ from bitbylaw_common.outcomes import Outcome, Retry, Skipped, Wait
 from bitbylaw_common.registrations import Registration, Wanted
 from bitbylaw_common.runtime.context import Context, Emit
 from bitbylaw_common.runtime.hosts.memory_host import ManualClock
+from bitbylaw_common.runtime.overview import Overview
 from bitbylaw_common.sync.brake import Brake, Budget, Extent
 from bitbylaw_common.sync.digests import Digester
 from bitbylaw_document_sync.deps import Deps, KnowledgeDeps, Lists
@@ -493,6 +494,9 @@ class FakeRun:
 
     def base_unreadable(self, reason: str) -> None:
         raise AssertionError(f"every base is written by us, so {reason} cannot be")
+
+    async def overview(self, entity: str) -> Overview:
+        raise AssertionError(f"one document's sync needs no overview of every {entity}")
 
     def extent(self) -> Extent:
         return Extent(known=len(self._bench.bases))

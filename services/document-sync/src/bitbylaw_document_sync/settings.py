@@ -63,6 +63,9 @@ def _budget(value: object) -> object:
     return Budget.of(value) if isinstance(value, str) else value
 
 
+LongSeconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600, allow_inf_nan=False)]
+"""Of what takes hours or days."""
+
 Allowed = Annotated[Budget, BeforeValidator(_budget)]
 Links = Annotated[tuple[CollectionLink, ...], BeforeValidator(_links)]
 
@@ -76,11 +79,11 @@ class DocumentSyncSettings(EnvModel):
     digests: DigestSettings
     settle_seconds: Seconds = Field(180, validation_alias="XAI_SETTLE_SECONDS")
     file_policy: Literal["keep", "delete"] = Field("keep", validation_alias="XAI_FILE_POLICY")
-    indexing_seconds: Seconds = Field(21_600, validation_alias="XAI_INDEXING_SECONDS")
+    indexing_seconds: LongSeconds = Field(21_600, validation_alias="XAI_INDEXING_SECONDS")
     orphan_policy: Literal["list", "detach", "delete"] = Field(
         "list", validation_alias="XAI_ORPHAN_POLICY"
     )
-    orphan_settle_seconds: Seconds = Field(72_000, validation_alias="XAI_ORPHAN_SETTLE_SECONDS")
+    orphan_settle_seconds: LongSeconds = Field(72_000, validation_alias="XAI_ORPHAN_SETTLE_SECONDS")
     collection_links: Links = Field(
         (CollectionLink("cAIKnowledges", "datenbankId", "aktivierungsstatus"),),
         validation_alias="DOCUMENT_COLLECTION_LINKS",

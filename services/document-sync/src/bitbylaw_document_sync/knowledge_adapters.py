@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any, get_args
 
 from bitbylaw_common.clients.espocrm import EspoCRM
@@ -36,6 +37,7 @@ _OF_LINK_COLUMN = {
     LinkColumn.HASH: "syncedHash",
     LinkColumn.LAST_SYNC: "lastSync",
 }
+_LAST = datetime.max.replace(tzinfo=UTC)
 _STAGES: Mapping[str, Stage] = {stage: stage for stage in get_args(Stage)}
 
 
@@ -149,11 +151,13 @@ class XaiShelves:
     async def marked(self, mark: str) -> tuple[str, ...]:
         """Return the ids of the collections whose description has the mark, the oldest first."""
         found = [
-            (one.created_at is None, one.created_at, one.id)
+            one
             async for one in self._client.list_collections()
             if mark in one.description.splitlines()
         ]
-        return tuple(sorted_id for _, _, sorted_id in sorted(found, key=_age))
+        return tuple(
+            one.id for one in sorted(found, key=lambda one: (one.created_at or _LAST, one.id))
+        )
 
     async def create(self, name: str, description: str) -> str:
         """Make a collection and return its id. Twice makes two.
@@ -180,11 +184,6 @@ class XaiShelves:
             }
         except NotFound:
             return None
-
-
-def _age(found: tuple[bool, Any, str]) -> tuple[Any, ...]:
-    unknown, created_at, collection = found
-    return (unknown, "" if created_at is None else created_at.isoformat(), collection)
 
 
 def _knowledge(row: Mapping[str, Any]) -> Knowledge:

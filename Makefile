@@ -9,16 +9,17 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .venv-bench
+MUTATION := .venv-mutation
 STAMP := $(VENV)/.installed
 PROJECTS := $(wildcard libs/*/pyproject.toml services/*/pyproject.toml tools/*/pyproject.toml)
 CODE := libs services tools tests benchmarks .ci
 ARGS ?=
 
-.PHONY: help up demo test fire bench check lock clean install needs fetch \
+.PHONY: help up demo test scenarios sim mutation fire kills bench check lock clean install needs fetch \
 	check-format check-lint check-types check-imports check-locks check-tests
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: needs ## Install what is missing and run the whole system (ARGS="..." go to bbl up)
 	@$(MAKE) $(STAMP)
@@ -34,9 +35,23 @@ test: needs ## Run all tests
 	$(BIN)/pytest -m kafka --ignore=tests/fire --durations=5 $(ARGS)
 	$(BIN)/pytest -m kafka tests/fire --records 1500 --durations=5 $(ARGS)
 
+scenarios: $(STAMP) ## Print which test shows which scenario, and what is missing (ARGS=--gaps)
+	@$(BIN)/python .ci/scenarios.py $(ARGS)
+
+sim: $(STAMP) ## Live through worlds made by seeds (ARGS="--worlds 5000 --from-seed 20000")
+	$(BIN)/pytest -q -n 2 tests/sim/test_document_worlds.py --worlds 5000 $(ARGS)
+
+mutation: $(STAMP) ## Change the document sync's core; its tests must notice (ARGS="domain/planner.py")
+	@$(MAKE) $(MUTATION)/.installed
+	$(BIN)/python .ci/mutation.py run $(ARGS)
+
 fire: needs ## Kill, freeze and cut off processes at full size (ARGS="--seeds 10 --records 100000")
 	@$(MAKE) fetch
 	$(BIN)/pytest -s tests/fire $(ARGS)
+
+kills: needs ## Kill document-sync in the middle of its effects, at full size (ARGS="-k 11")
+	@$(MAKE) fetch
+	$(BIN)/pytest -s tests/e2e/test_document_kills.py --full-kills $(ARGS)
 
 bench: needs ## Measure the runtime beside its references (ARGS="lanes --repeats 5"; none: all rows)
 	@$(MAKE) fetch
@@ -51,7 +66,7 @@ lock: $(STAMP) ## Write the lock files anew, keeping pins that still fit (ARGS=-
 	$(BIN)/python .ci/lock.py write $(ARGS)
 
 clean: ## Remove the environment, the caches and the local state; downloads stay
-	rm -rf $(VENV) $(BENCH) .devstack .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(BENCH) $(MUTATION) .mutation .devstack .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find libs services tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- the parts of check; each prints only what it is about
@@ -119,4 +134,13 @@ $(BENCH)/.installed: benchmarks/requirements.lock | $(STAMP)
 	@rm -rf $(BENCH)
 	@$(BIN)/uv venv --quiet --python $(BIN)/python $(BENCH)
 	@VIRTUAL_ENV=$(BENCH) $(BIN)/uv pip install --quiet --require-hashes -r benchmarks/requirements.lock
+	@touch $@
+
+# mutmut beside all that the tests import; the code itself comes from a copy.
+$(MUTATION)/.installed: mutation/requirements.lock requirements.lock | $(STAMP)
+	@echo "Installing what mutation/requirements.lock names"
+	@rm -rf $(MUTATION)
+	@$(BIN)/uv venv --quiet --python $(BIN)/python $(MUTATION)
+	@VIRTUAL_ENV=$(MUTATION) $(BIN)/uv pip install --quiet --require-hashes \
+		-r requirements.lock -r mutation/requirements.lock
 	@touch $@

@@ -62,6 +62,8 @@ def locks() -> Iterator[Lock]:
         )
     # Apart from ours, because a peer wants older releases than we do.
     yield Lock("benchmarks/requirements.lock", "benchmarks/pyproject.toml")
+    # Installed together with the work's own lock, so it has to fit.
+    yield Lock("mutation/requirements.lock", "mutation/pyproject.toml", within=WORK.path)
 
 
 def ours() -> dict[str, dict[str, object]]:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from multidict import CIMultiDict
 
-from bitbylaw_common.errors import Transient
+from bitbylaw_common.errors import LogUnavailableError, Transient
 from bitbylaw_common.http.transport import Request, Response
 from bitbylaw_common.runtime.app import App
 from bitbylaw_common.runtime.hosts.memory_host import MemoryHost
@@ -18,12 +18,12 @@ from bitbylaw_document_sync.deps import Deps
 from bitbylaw_document_sync.settings import DocumentSyncSettings
 from bitbylaw_ingest.app import app as ingest
 from bitbylaw_simulators.clock import SimClock
-from bitbylaw_simulators.espocrm import EspoCRM, EspoQuirks
+from bitbylaw_simulators.espocrm import Delivery, EspoCRM, EspoQuirks
 from bitbylaw_simulators.simulator import Simulator
 from bitbylaw_simulators.wire import ConnectionReset, SimRequest, TornAnswer
 from bitbylaw_simulators.xai import Xai, XaiQuirks
 
-ESPOCRM, XAI = "https://espocrm.test", "https://xai.test"
+ESPOCRM, XAI, INGEST = "https://espocrm.test", "https://xai.test", "https://ingest.test"
 PIECE = 64 * 1024
 
 
@@ -107,13 +107,19 @@ class World:
     """
 
     def __init__(
-        self, *, espocrm: EspoQuirks | None = None, xai: XaiQuirks | None = None, **env: str
+        self,
+        *,
+        espocrm: EspoQuirks | None = None,
+        xai: XaiQuirks | None = None,
+        host: MemoryHost | None = None,
+        **env: str,
     ) -> None:
-        self.host = MemoryHost()
+        self.host = host or MemoryHost()
         clock = self.host.clock
         time = SimClock(clock.now, sleep=clock.sleep)
         self.espocrm = EspoCRM(time, quirks=espocrm)
-        self.xai = Xai(time, quirks=xai)
+        # Indexing takes no time, unless a test says so: most are about something else.
+        self.xai = Xai(time, quirks=xai or XaiQuirks(indexing_stage_seconds=0))
         self.transport = SimTransport({ESPOCRM: self.espocrm, XAI: self.xai})
         self.env = {
             "ESPOCRM_API_BASE_URL": f"{ESPOCRM}/api/v1",
@@ -159,6 +165,31 @@ class World:
             body=f'[{{"id":"{entity_id}"}}]'.encode(),
             headers={"Content-Type": "application/json"},
         )
+
+    def register_webhooks(self, *, skip_own: bool = False) -> None:
+        """Have EspoCRM tell of documents by itself, as `deliver` lets it."""
+        for action in ("create", "update", "delete"):
+            self.espocrm.add_webhook(
+                f"CDokumente.{action}",
+                f"{INGEST}/vmh/webhook/document/{action}",
+                skip_own=skip_own,
+                user=self.espocrm.api_user if skip_own else None,
+            )
+
+    async def deliver(self) -> list[int]:
+        """Let EspoCRM's job post what is due, and return what ingest answered to each post."""
+        done = await self.espocrm.deliver_pass(self._post)
+        return [int(entry["status"]) for entry in done]
+
+    async def _post(self, delivery: Delivery) -> int:
+        path = urlsplit(delivery.url).path
+        try:
+            answer = await self.host.request(
+                "POST", path, body=delivery.body, headers=delivery.headers
+            )
+        except LogUnavailableError:
+            return 503  # as the HTTP host answers it
+        return answer.status
 
     async def told(self, action: str, entity_id: str) -> None:
         """Post a document's webhook and let everything come to rest."""

@@ -89,10 +89,17 @@ TYPICAL: dict[str, str] = {
     "doctor": "",
     "why": "document d-well",
     "waiting": "",
+    "coverage": "",
+    "audit documents": "",
+    "sync document": "d-well",
+    "plan documents": "d-well",
+    "apply documents": "d-well d-lost",
     "lag": "",
     "pause": f"{_SERVICE} {_STEP} --reason audit",
     "resume": f"{_SERVICE} {_STEP}",
     "paused": "",
+    "brake show": "",
+    "brake release": _SERVICE,
     "cron list": "",
     "cron history": _SWEEP,
     "cron trigger": _SWEEP,
@@ -115,6 +122,8 @@ TYPICAL: dict[str, str] = {
     "topics plan": "",
     "topics apply": "",
     "topics docs": "",
+    "espocrm webhooks plan": "--env real.env",
+    "espocrm webhooks apply": "--env real.env --url https://hooks.example",
     "tail": "vmh.document.update",
     "logs": "",
     "env": "",
@@ -123,6 +132,7 @@ TYPICAL: dict[str, str] = {
 """Words with which a verb could do its work."""
 
 _KAFKA_AWAY = ("Kafka does not answer", "127.0.0.1:1", "bbl doctor")
+_ESPOCRM_AWAY = ("EspoCRM does not answer", "127.0.0.1:1", "bbl doctor")
 _REDIS_AWAY = ("Redis does not answer", "127.0.0.1:1", "bbl doctor")
 _ADVOWARE_AWAY = ("Advoware does not answer", "127.0.0.1:1", "bbl doctor")
 _ADVOWARE = {
@@ -135,7 +145,7 @@ _ADVOWARE = {
     "ADVOWARE_PASSWORD": "geheimes-kennwort",
 }
 """Names of an Advoware of which nothing answers."""
-_AWAY = {"locks": _REDIS_AWAY, "advoware": _ADVOWARE_AWAY}
+_AWAY = {"locks": _REDIS_AWAY, "advoware": _ADVOWARE_AWAY, "espocrm": _ESPOCRM_AWAY}
 
 
 def away() -> Iterator[Case]:
@@ -226,6 +236,28 @@ ALONE: tuple[Case, ...] = (
     ),
     Case("waiting", "document-snyc", USAGE, _NO_SERVICE, stage=Stage.ALONE),
     Case("lag", "document-snyc", USAGE, _NO_SERVICE, stage=Stage.ALONE),
+    Case("brake show", "document-snyc", USAGE, _NO_SERVICE, stage=Stage.ALONE),
+    Case(
+        "brake release",
+        f"{_SERVICE} deletes --yes",
+        USAGE,
+        ("called 'deletes'", "nearest is 'delete'", "there are"),
+        stage=Stage.ALONE,
+    ),
+    Case(
+        "plan documents",
+        "",
+        USAGE,
+        ("name documents", "by their ids", "--audit FILE"),
+        stage=Stage.ALONE,
+    ),
+    Case(
+        "apply documents",
+        "--yes",
+        USAGE,
+        ("name documents", "by their ids", "--audit FILE"),
+        stage=Stage.ALONE,
+    ),
     Case("lag", "", UNREACHABLE, told=("127.0.0.1:1",), stage=Stage.ALONE, as_json=True),
     Case(
         "lag",
@@ -348,6 +380,27 @@ ALONE: tuple[Case, ...] = (
         env=_ADVOWARE,
     ),
     Case("topics docs", "", OK, told=("vmh.document.update",), stage=Stage.ALONE),
+    Case(
+        "espocrm webhooks apply",
+        "--env real.env --yes",
+        USAGE,
+        ("nobody said where EspoCRM reaches ingest", "ESPOCRM_WEBHOOK_BASE_URL", "--url"),
+        stage=Stage.ALONE,
+    ),
+    Case(
+        "espocrm webhooks apply",
+        "--env real.env --url https://hooks.example --secrets-file real.env --yes",
+        REFUSED,
+        ("is there already", "real.env", "name a file"),
+        stage=Stage.ALONE,
+    ),
+    Case(
+        "espocrm webhooks plan",
+        "--env real.env --url hooks.example",
+        USAGE,
+        ("is no address", "--url 'hooks.example'", "begins with http://"),
+        stage=Stage.ALONE,
+    ),
     Case("logs", "--state state", OK, told=('"stored"', "65f0"), stage=Stage.ALONE),
     Case(
         "logs",
@@ -429,6 +482,10 @@ SYSTEM: tuple[Case, ...] = (
     Case("why", "document d-lost", FINDING, told=('"dead"',)),
     Case("why", "document d-again", FINDING, told=('"failing"',)),
     Case("waiting", _SERVICE, OK, told=("d-again", '"retry"')),
+    # -- covered, or not
+    Case("coverage", "", FINDING, told=('"never"',), stage=Stage.WELL),
+    Case("coverage", "", OK, told=('"covered"', "complete_until"), given="covered"),
+    Case("coverage", "", FINDING, told=('"gaps"', "d-lost"), given="gap"),
     # -- behind, paused
     Case("lag", _SERVICE, FINDING, told=('"no_owner"',)),
     Case("lag", "--watch --count 2 --every 0.5", OK, told=('"no_owner"',), lines=True),
@@ -454,6 +511,14 @@ SYSTEM: tuple[Case, ...] = (
     ),
     Case("paused", _SERVICE, OK, told=('"paused"', "bbl resume"), given="paused_step"),
     Case("paused", "document-snyc", USAGE, _NO_SERVICE),
+    # -- braked
+    Case("brake show", "", OK, told=('"entries": []',), stage=Stage.WELL),
+    Case("brake show", _SERVICE, FINDING, told=('"delete"', "bbl brake release"), given="braked"),
+    Case("brake release", f"{_SERVICE} delete --plan", OK, told=('"asked": 1',), given="braked"),
+    Case("brake release", f"{_SERVICE} --yes", OK, told=('"delete"',), given="braked", writes=True),
+    # -- asked for
+    Case("sync document", "d-well --yes", OK, told=('"run_id"',), writes=True),
+    Case("apply documents", "d-well d-lost --yes", OK, told=("d-lost",), writes=True),
     Case("resume", f"{_SERVICE} {_STEP} --plan", OK, told=('"paused"',), given="paused_step"),
     Case("resume", f"{_SERVICE} {_STEP} --yes", OK, given="paused_step", writes=True),
     Case(
@@ -688,6 +753,28 @@ ELSEWHERE: dict[tuple[str, Exit], str] = {
     "test_what_writes_is_sent_with_yes_and_only_then",
     ("advoware call", FINDING): "tests/cli_verbs/test_advoware.py::"
     "test_a_call_that_was_not_done_is_a_finding_with_its_answer",
+    ("audit documents", OK): "tests/unit/cli/test_audit.py::"
+    "test_all_well_is_said_first_and_ends_with_0",
+    ("audit documents", FINDING): "tests/unit/cli/test_audit.py::"
+    "test_what_is_off_is_listed_and_ends_with_1",
+    ("sync document", OK): "tests/unit/cli/test_syncing.py::"
+    "test_a_plan_says_what_a_run_would_do_and_writes_nothing",
+    ("apply documents", OK): "tests/unit/cli/test_syncing.py::"
+    "test_a_plan_says_what_a_run_would_do_and_writes_nothing",
+    ("plan documents", OK): "tests/unit/cli/test_syncing.py::"
+    "test_a_plan_of_what_is_in_line_ends_with_0",
+    ("plan documents", FINDING): "tests/unit/cli/test_syncing.py::"
+    "test_a_plan_says_what_a_run_would_do_and_writes_nothing",
+    ("espocrm webhooks plan", OK): "tests/unit/cli/test_espocrm_webhooks.py::"
+    "test_apply_registers_the_nine_once_however_often_it_is_typed",
+    ("espocrm webhooks plan", FINDING): "tests/unit/cli/test_espocrm_webhooks.py::"
+    "test_plan_changes_nothing_and_ends_with_1_where_nothing_is_registered",
+    ("espocrm webhooks plan", REFUSED): "tests/unit/cli/test_espocrm_webhooks.py::"
+    "test_a_user_who_may_not_see_webhooks_is_told_which_right_is_missing",
+    ("espocrm webhooks apply", OK): "tests/unit/cli/test_espocrm_webhooks.py::"
+    "test_apply_registers_the_nine_once_however_often_it_is_typed",
+    ("espocrm webhooks apply", FINDING): "tests/unit/cli/test_espocrm_webhooks.py::"
+    "test_a_twin_is_switched_off_only_once_ingest_believes_the_other",
     ("replay run", FINDING): "tests/unit/cli/test_replay.py::"
     "test_a_kafka_that_goes_away_ends_it_with_what_was_acknowledged",
     ("replay run", REFUSED): "tests/unit/cli/test_replay.py::"

@@ -18,6 +18,7 @@ from bitbylaw_cli.output import CommandError, Exit
 from bitbylaw_common import topics
 from bitbylaw_common.clock import SystemClock
 from bitbylaw_common.events import (
+    BrakeTripped,
     EntityChanged,
     Event,
     Quarantined,
@@ -39,12 +40,15 @@ from bitbylaw_common.runtime.dead_letters import DeadLetter, Redriven
 from bitbylaw_common.runtime.hosts.http_host import HttpHost
 from bitbylaw_common.runtime.lanes import LaneKey
 from bitbylaw_common.runtime.ports import Outgoing, Position
-from bitbylaw_common.runtime.schedule import ScheduleEntry
+from bitbylaw_common.runtime.schedule import Carried, ScheduleEntry
 from bitbylaw_common.runtime.status import WorkerStatus
 from bitbylaw_common.runtime.ticks import ENTITY
 from bitbylaw_common.settings import RedisSettings
+from bitbylaw_common.sync.brake import Held
 from bitbylaw_common.topics import PARTITIONS, Topic
 from bitbylaw_document_sync.app import app as document_sync
+from bitbylaw_document_sync.domain.coverage import CoverageState, Gap
+from bitbylaw_document_sync.steps.document_coverage_cron_step import document_coverage
 from bitbylaw_ingest.app import app as ingest
 from cli_verbs.cases import Stage
 from unit.cli.shelf import SERVICE, STEP, entry, letter
@@ -223,6 +227,39 @@ class Scene:
             else commands.withdrawn(wanted.key, _CLOCK, source="test")
         )
         await self._append(record)
+
+    async def _give_covered(self) -> None:
+        await self._cover()
+
+    async def _give_gap(self) -> None:
+        since = _CLOCK.now() - 60 * _MINUTE
+        await self._cover(Gap(document_id="d-lost", since=since, seen="0" * 16, told=2))
+
+    async def _cover(self, *gaps: Gap) -> None:
+        now, function = _CLOCK.now(), document_coverage.function_id()
+        state = CoverageState(
+            key_id="test", written_at=now, complete_since=now, complete_until=now, gaps=gaps
+        )
+        key = f"{ENTITY}:{function}".encode()
+        home = codec.partition_of(function.encode())
+        await self._append(
+            Outgoing(topics.base(SERVICE).name, key, state.to_bytes(), partition=home)
+        )
+
+    async def _give_braked(self) -> None:
+        trip = BrakeTripped(
+            service=SERVICE, effect="delete", since=_CLOCK.now(), reason="too many at once"
+        )
+        held = Held({"delete": 2}, timedelta(hours=6)).wait()
+        carried = Carried(
+            topic=topics.DOCUMENT_UPDATE.name, value=_update("d-braked").model_dump_json()
+        )
+        day = timedelta(days=1)
+        waits = entry("d-braked", kind="wait", due=day, reason=held.reason, carried=carried)
+        await self._append(
+            commands.encoded(trip, _CLOCK, source="test"),
+            _scheduled(waits),
+        )
 
     async def _give_letter(self) -> None:
         await self._append(_buried(letter("d-lost", died=_CLOCK.now())))

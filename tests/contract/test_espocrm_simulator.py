@@ -156,7 +156,7 @@ async def test_what_does_not_exist_is_404(call: Caller, path: str) -> None:
     assert (answer.status, answer.body) == (404, b"")
 
 
-async def test_a_missing_required_field_is_400_and_named(call: Caller) -> None:
+async def test_espo_29_a_missing_required_field_is_400_and_named(call: Caller) -> None:
     answer = await call("POST", "/CBankverbindungen", json={"kontoinhaber": "Erfunden"})
 
     assert (answer.status, answer.reason) == (400, "validationFailure")
@@ -546,7 +546,7 @@ async def test_a_planned_error_has_its_reason_in_the_header_and_no_body(call: Ca
     assert (answer.status, answer.reason, answer.body) == (500, "Database error", b"")
 
 
-async def test_espo_31_60_mb_are_downloaded_whole_or_torn_as_planned(
+async def test_espo_31_sixty_megabytes_are_downloaded_whole_or_torn_as_planned(
     tmp_path: Any, call: Caller
 ) -> None:
     from bitbylaw_simulators.contents import Contents

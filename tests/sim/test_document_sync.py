@@ -333,7 +333,7 @@ async def test_the_journal_tells_what_was_decided_and_done(world: World) -> None
     klage = await synced(world)
     intents = [entry for entry in world.host.journal(klage) if entry.phase == "intent"]
     (end,) = [entry for entry in world.host.journal(klage) if entry.phase == "end"]
-    assert len(intents) == 2
+    assert len(intents) == 3  # to upload, to attach what was uploaded, to tell the record
     assert (end.rule, end.outcome) == ("row 4: new document", "done")
     assert [effect.method for effect in end.effects] == [
         "upload_file",

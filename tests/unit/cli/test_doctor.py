@@ -20,7 +20,10 @@ from bitbylaw_simulators.advoware.samples import sample_firm
 from bitbylaw_simulators.clock import SimClock
 from bitbylaw_simulators.espocrm import EspoCRM
 from bitbylaw_simulators.http import SimServer
+from bitbylaw_simulators.samples import nine_webhooks
 from bitbylaw_simulators.xai import Xai
+
+HOOKS = "https://hooks.kanzlei.example"
 
 
 class Kafka:
@@ -81,12 +84,14 @@ async def redis(password: str = "") -> AsyncIterator[str]:
 async def system(**more: str) -> AsyncIterator[dict[str, str]]:
     """The settings of a system in which everything answers."""
     crm, xai = EspoCRM(SimClock.real()), Xai(SimClock.real())
+    nine_webhooks(crm, HOOKS)
     async with SimServer(crm) as left, SimServer(xai) as right, redis() as address:
         yield {
             "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
             "REDIS_URL": f"redis://{address}/0",
             "ESPOCRM_API_BASE_URL": f"{left.url}/api/v1",
             "ESPOCRM_API_KEY": str(crm.api_user.api_key),
+            "ESPOCRM_WEBHOOK_BASE_URL": HOOKS,
             "XAI_FILES_URL": right.url,
             "XAI_MANAGEMENT_URL": right.url,
             "XAI_API_KEY": xai.api_key,
@@ -108,10 +113,21 @@ async def test_where_everything_answers_nothing_is_found(kafka: Kafka) -> None:
 
     outside = ("settings", "Kafka", "topics", "Redis", "EspoCRM", "clock of EspoCRM", "xAI")
     assert {what: found[what].state for what in outside} == dict.fromkeys(outside, "ok")
-    assert found["webhooks of EspoCRM"].state == "unknown"
-    assert "webhookAllowedAddressList" in found["webhooks of EspoCRM"].remedy
-    assert "127.0.0.1:9" in found["webhooks of EspoCRM"].remedy
+    assert found["webhooks of EspoCRM"].state == "ok"
     assert found["ingest"].state == "unknown"
+
+
+async def test_webhooks_that_do_not_come_here_are_a_finding(kafka: Kafka) -> None:
+    async with system(ESPOCRM_WEBHOOK_BASE_URL="https://other.example") as env:
+        found = await checked(env)
+        unbelieved = await checked(
+            env | {"ESPOCRM_WEBHOOK_BASE_URL": HOOKS, "ESPOCRM_WEBHOOK_SECRETS": "another=secret"}
+        )
+
+    assert found["webhooks of EspoCRM"].state == "finding"
+    assert "posts to another address, and 8 more" in found["webhooks of EspoCRM"].found
+    assert "bbl espocrm webhooks plan" in found["webhooks of EspoCRM"].remedy
+    assert "ESPOCRM_WEBHOOK_SECRETS" in unbelieved["webhooks of EspoCRM"].found
 
 
 async def test_every_wrong_key_is_named(kafka: Kafka) -> None:

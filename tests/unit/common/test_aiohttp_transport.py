@@ -216,7 +216,7 @@ async def test_no_cookie_is_kept() -> None:
 # ---- streaming
 
 
-async def test_espo_31_60_mb_are_streamed_both_ways_in_constant_memory() -> None:
+async def test_espo_31_sixty_megabytes_are_streamed_both_ways_in_constant_memory() -> None:
     piece = bytes(range(256)) * 256
     count = 60 * MIB // len(piece)
     received = 0

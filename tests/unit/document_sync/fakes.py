@@ -7,25 +7,35 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import blake3
+
 from bitbylaw_common.circuits import Circuits
 from bitbylaw_common.errors import Conflict, NotFound, Transient
-from bitbylaw_common.events import EntityChanged
+from bitbylaw_common.events import EntityChanged, FieldConflict
 from bitbylaw_common.journal import RunFacts
 from bitbylaw_common.outcomes import Outcome, Retry, Skipped, Wait
+from bitbylaw_common.registrations import Registration, Wanted
 from bitbylaw_common.runtime.context import Context, Emit
 from bitbylaw_common.runtime.hosts.memory_host import ManualClock
+from bitbylaw_common.runtime.overview import Overview
+from bitbylaw_common.sync.brake import Brake, Budget, Extent
 from bitbylaw_common.sync.digests import Digester
-from bitbylaw_document_sync.deps import Deps
+from bitbylaw_document_sync.deps import Deps, KnowledgeDeps, Lists
+from bitbylaw_document_sync.domain.comparison import Held, Listed, Shelf
+from bitbylaw_document_sync.domain.knowledge import KnowledgePolicy
 from bitbylaw_document_sync.domain.model import (
     Absent,
     Entry,
     FileFacts,
+    Indexing,
+    Member,
     Noted,
     Sharer,
     Uploaded,
     Word,
     WriteBack,
 )
+from bitbylaw_document_sync.domain.notices import About
 from bitbylaw_document_sync.domain.planner import Policy
 from bitbylaw_document_sync.steps.document_sync_event_step import document_sync
 
@@ -36,6 +46,7 @@ CHUNK = 4
 
 _WORDS = {
     Word.SYNCED: "synced",
+    Word.INDEXING: "pending_sync",
     Word.UNWANTED: "unchanged",
     Word.UNSUPPORTED: "unsupported",
     Word.FAILED: "failed",
@@ -87,6 +98,7 @@ class Row:
     message: str | None = None
     version: int = 1
     links: set[str] = field(default_factory=set)
+    assigned_to: str | None = None
 
 
 class Crm:
@@ -98,6 +110,7 @@ class Crm:
         self.attachments: dict[str, tuple[str, str, bytes]] = {}
         self.paused: set[str] = set()
         self.knows_md5 = True
+        self.says_indexing = False
         self.downloads = 0
         self.writes: list[tuple[str, WriteBack]] = []
         self.torn_downloads = 0
@@ -151,7 +164,9 @@ class Crm:
             md5=row.md5,
             fresh=row.status in ("neu", "geändert"),
             says=says,
-            words=frozenset() if says is None else frozenset({says}),
+            words=frozenset({says} if says else ())
+            | (set() if self.says_indexing else {Word.INDEXING}),
+            status_said=row.status,
             xai_id=row.xai_id,
             collections=frozenset(row.collections),
             synced_hash=row.synced_hash,
@@ -159,6 +174,7 @@ class Crm:
             version=row.version,
             wanted=frozenset(row.links - self.paused),
             on_hold=frozenset(row.links & self.paused),
+            assigned_to=row.assigned_to,
         )
 
     async def inspect(self, attachment_id: str, *, hashed: bool) -> FileFacts | Absent:
@@ -240,6 +256,11 @@ class XaiWorld:
         self.visible_after = timedelta()
         self.refuse: BaseException | None = None
         self.on_change: Callable[[], None] | None = None
+        self.indexing_looks = 0
+        self.indexing_failures = 0
+        self.looks: dict[tuple[str, str], int] = {}
+        self.failed: set[tuple[str, str]] = set()
+        self.reported_hash: str | None = None
 
     def add_collection(self, *names: str) -> None:
         for name in names:
@@ -248,10 +269,28 @@ class XaiWorld:
     def contents(self, collection: str) -> list[bytes]:
         return [self.files[file].content for file in self.collections.get(collection, [])]
 
+    def member(self, collection: str, file_id: str) -> Member:
+        """Tell how far indexing is: done after `indexing_looks`, or failed as often as planned."""
+        key = (collection, file_id)
+        self.looks[key] = self.looks.get(key, 0) + 1
+        if self.looks[key] <= self.indexing_looks:
+            return Member(file_id, collection, Indexing.RUNNING)
+        if key in self.failed:
+            return Member(file_id, collection, Indexing.FAILED, error="no text found")
+        reported = self.reported_hash or blake3.blake3(self.files[file_id].content).hexdigest()
+        return Member(file_id, collection, Indexing.READY, reported)
+
     def _changed(self, call: str) -> None:
         self.calls.append(call)
         if self.on_change is not None:
             self.on_change()
+
+    def begin_indexing(self, collection: str, file_id: str) -> None:
+        self.looks.pop((collection, file_id), None)
+        self.failed.discard((collection, file_id))
+        if self.indexing_failures > 0:
+            self.indexing_failures -= 1
+            self.failed.add((collection, file_id))
 
     def put(self, name: str, content: bytes) -> str:
         file_id = f"file_{len(self.uploads)}_{len(self.files)}"
@@ -311,8 +350,10 @@ class Collections:
     async def exists(self, collection: str) -> bool:
         return collection in self.world.collections
 
-    async def holds(self, collection: str, file_id: str) -> bool:
-        return file_id in self.world.collections.get(collection, [])
+    async def member(self, collection: str, file_id: str) -> Member | None:
+        if file_id not in self.world.collections.get(collection, []):
+            return None
+        return self.world.member(collection, file_id)
 
     async def attach(self, collection: str, file_id: str) -> None:
         self.world.moments.reach("before attach")
@@ -320,6 +361,7 @@ class Collections:
             raise NotFound("xai", "add_to_collection", status=404)
         if file_id not in self.world.collections[collection]:
             self.world.collections[collection].append(file_id)
+            self.world.begin_indexing(collection, file_id)
         self.world._changed(f"attach {collection}")
         self.world.moments.reach("after attach")
 
@@ -330,6 +372,83 @@ class Collections:
             members.remove(file_id)
         self.world._changed(f"detach {collection}")
         self.world.moments.reach("after detach")
+
+
+class Messages:
+    """What people are told: notifications and tasks, by record and subject."""
+
+    def __init__(self, moments: Moments) -> None:
+        self.moments = moments
+        self.sent: list[tuple[str, str, str]] = []
+        self.tasks: dict[tuple[str, str], str] = {}
+        self.texts: list[str] = []
+        self.refuse: BaseException | None = None
+
+    async def message(self, about: About, user_id: str, subject: str, text: str) -> None:
+        self.moments.reach("before message")
+        if self.refuse is not None:
+            raise self.refuse
+        self.sent.append((user_id, about.id, subject))
+        self.texts.append(text)
+        self.moments.reach("after message")
+
+    async def open_task(self, about: About, user_id: str, subject: str, text: str) -> None:
+        self.moments.reach("before task")
+        if self.refuse is not None:
+            raise self.refuse
+        if self.tasks.get((about.id, subject)) != "open":
+            self.tasks[about.id, subject] = "open"
+            self.texts.append(text)
+        assert user_id
+        self.moments.reach("after task")
+
+    async def complete_task(self, about: About, subject: str) -> None:
+        self.moments.reach("before completing")
+        if (about.id, subject) in self.tasks:
+            self.tasks[about.id, subject] = "completed"
+        self.moments.reach("after completing")
+
+
+class NoLists:
+    """Both sides' whole lists, which one document's sync never reads."""
+
+    async def shelves(self) -> tuple[Shelf, ...]:
+        raise AssertionError("one document's sync reads no list")
+
+    def on_shelf(self, shelf: Shelf) -> AsyncIterator[str]:
+        raise AssertionError(f"one document's sync reads no list of {shelf}")
+
+    def listed(self, since: datetime | None) -> AsyncIterator[Listed]:
+        raise AssertionError(f"one document's sync reads no list since {since}")
+
+    def some(self, document_ids: Iterable[str]) -> AsyncIterator[Listed]:
+        raise AssertionError(f"one document's sync reads no list of {document_ids}")
+
+    def members(self, collection: str) -> AsyncIterator[Held]:
+        raise AssertionError(f"one document's sync reads no list of {collection}")
+
+    def files(self) -> AsyncIterator[Held]:
+        raise AssertionError("one document's sync reads no list")
+
+
+class NoKnowledge:
+    """A CRM and an xAI of which nobody asks for knowledge bases."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"nobody asks for knowledge bases here, but for {name}")
+
+
+def no_knowledge() -> KnowledgeDeps:
+    """Return what knowledge bases need where there are none."""
+    policy = KnowledgePolicy(DIGESTER.key_id, SETTLE)
+    return KnowledgeDeps(NoKnowledge(), NoKnowledge(), policy)
+
+
+class NoWebhooks:
+    """A CRM that shows no webhook."""
+
+    async def registrations(self) -> tuple[Registration, ...]:
+        return ()
 
 
 class Log:
@@ -363,13 +482,24 @@ class FakeRun:
         return None
 
     async def publish(self, emits: Sequence[Emit[Any]]) -> list[str]:
-        raise AssertionError(f"the step declares no topic, {len(emits)} given")
+        self._bench.moments.reach("before publish")
+        for emit in emits:
+            assert isinstance(emit.event, FieldConflict)
+            self._bench.conflicts.append(emit.event)
+        self._bench.moments.reach("after publish")
+        return [f"event-{number}" for number in range(len(emits))]
 
     def base(self) -> bytes | None:
         return self._bench.bases.get(self._key)
 
     def base_unreadable(self, reason: str) -> None:
         raise AssertionError(f"every base is written by us, so {reason} cannot be")
+
+    async def overview(self, entity: str) -> Overview:
+        raise AssertionError(f"one document's sync needs no overview of every {entity}")
+
+    def extent(self) -> Extent:
+        return Extent(known=len(self._bench.bases))
 
     async def write_base(self, value: bytes | None, *, intent: bool) -> None:
         kind = "intent" if intent else "base"
@@ -385,22 +515,44 @@ class FakeRun:
 class Bench:
     """A whole small world: both sides, the bases, a clock, and processes that may die."""
 
-    def __init__(self, *, delete_files: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        delete_files: bool = False,
+        budgets: dict[str, Budget] | None = None,
+        notify: str | None = None,
+    ) -> None:
         self.now = START
         self.moments = Moments()
         self.crm = Crm(self.moments)
         self.xai = XaiWorld(self.moments, lambda: self.now)
+        self.messages = Messages(self.moments)
         self.bases: dict[str, bytes] = {}
+        self.conflicts: list[FieldConflict] = []
+        self.clock = ManualClock(START)
+        self.budgets = {} if budgets is None else budgets
         self.base_writes = 0
         self.log = Log()
-        self.policy = Policy(DIGESTER, SETTLE, delete_files=delete_files)
+        self.policy = Policy(DIGESTER, SETTLE, delete_files=delete_files, notify=notify)
         self.deps = self._deps()
         self.facts = RunFacts()
         self._runs = 0
 
     def _deps(self) -> Deps:
         circuits = Circuits(ManualClock(START))
-        return Deps(self.crm, Files(self.xai), Collections(self.xai), self.policy, circuits)
+        return Deps(
+            self.crm,
+            Files(self.xai),
+            Collections(self.xai),
+            self.policy,
+            circuits,
+            Lists(NoLists(), NoLists()),
+            brake=Brake("document-sync", self.budgets, self.clock),
+            messages=self.messages,
+            webhooks=NoWebhooks(),
+            wanted_webhooks=Wanted(),
+            knowledge=no_knowledge(),
+        )
 
     def restart(self) -> None:
         """Begin a new process: what only memory knew is gone."""
@@ -409,8 +561,9 @@ class Bench:
 
     def advance(self, by: timedelta) -> None:
         self.now += by
+        self.clock.move(by.total_seconds())
 
-    async def run(self, document_id: str, action: str = "update") -> Outcome:
+    async def run(self, document_id: str, action: str = "update", *, attempt: int = 1) -> Outcome:
         """Handle one event."""
         event = EntityChanged.model_validate(
             {"entity_type": "CDokumente", "entity_id": document_id, "action": action}
@@ -419,7 +572,12 @@ class Bench:
         run = FakeRun(self, document_id)
         self.facts = run.facts
         context = Context(
-            self.deps, self.log, run, event_id=f"event-{self._runs}", run_id=f"run-{self._runs}"
+            self.deps,
+            self.log,
+            run,
+            event_id=f"event-{self._runs}",
+            run_id=f"run-{self._runs}",
+            attempt=attempt,
         )
         return await document_sync(event, context)
 

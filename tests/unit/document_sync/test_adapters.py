@@ -109,14 +109,14 @@ async def test_what_is_no_id_names_nothing_but_a_refusal_is_not_a_no() -> None:
     world, deps = opened()
     assert not await deps.files.exists("kein ?Name/")
     assert not await deps.collections.exists("kein ?Name/")
-    assert not await deps.collections.holds("kein ?Name/", "file_1")
+    assert not await deps.collections.member("kein ?Name/", "file_1")
     world.xai.faults.plan("status", status=400, times=3)
     with pytest.raises(Invalid):
         await deps.files.exists("file_1")
     with pytest.raises(Invalid):
         await deps.collections.exists("collection_1")
     with pytest.raises(Invalid):
-        await deps.collections.holds("collection_1", "file_1")
+        await deps.collections.member("collection_1", "file_1")
 
 
 async def test_an_entry_is_equal_to_itself_read_again() -> None:

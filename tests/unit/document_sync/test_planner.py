@@ -24,6 +24,7 @@ from bitbylaw_document_sync.domain.model import (
     Entry,
     FileFacts,
     Found,
+    Member,
     Noted,
     Plan,
     Retired,
@@ -79,6 +80,17 @@ def sight(told: Entry | None, known: DocumentBase | None, seen: Found, **more: A
         "existing": frozenset("ABC"),
     }
     return Sight("d1", told, known, seen, START, "run", **{**asked, **more})
+
+
+def whole(seen: Sight, policy: Policy = POLICY) -> Plan:
+    """Return all that is done about the sight where xAI is done at once, as if it were one plan."""
+    decided = plan(seen, policy)
+    assert isinstance(decided, Plan)
+    if not decided.more or isinstance(decided.actions[0], Upload):
+        return decided
+    joined = [Member(a.file_id, a.collection) for a in decided.actions if isinstance(a, Attach)]
+    then = whole(replace(seen, base=decided.after, found=seen.found.with_members(joined)), policy)
+    return replace(decided, actions=(*decided.actions, *then.actions), after=then.after, more=False)
 
 
 def noted(plan: Plan) -> dict[Noted, Any]:
@@ -292,8 +304,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_every_row_does_what_the_table_says(name: str) -> None:
     case = CASES[name]
-    decided = plan(sight(case.told, case.knows, case.seen, **case.more), POLICY)
-    assert isinstance(decided, Plan)
+    decided = whole(sight(case.told, case.knows, case.seen, **case.more))
     assert decided.rule == case.rule
     assert outside(decided) == case.does
     told = noted(decided)
@@ -398,7 +409,7 @@ def test_what_is_not_known_is_asked_for() -> None:
     assert plan(sight(entry(), None, Found(), **nothing), POLICY) == AskFile("att", hashed=False)
     unhashed = sight(entry(md5=None), None, Found(), **{**nothing, "file": KNOWN})
     assert plan(unhashed, POLICY) == AskFile("att", hashed=True)
-    moved = sight(synced(wanted=frozenset("B")), base(), found("f1 A"), sharers=None)
+    moved = sight(synced(wanted=frozenset("B")), base(), found("f1 A", "f1 B"), sharers=None)
     assert plan(moved, POLICY) == AskSharers(("f1",))
 
 
@@ -494,8 +505,7 @@ def test_whatever_is_seen_new_is_attached_before_old_is_detached_and_notes_come_
 ) -> None:
     seen = _consistent(told, known, seen)
     facts = replace(KNOWN, attachment_id=(told and told.attachment_id) or "att", size=size, md5=M1)
-    decided = plan(sight(told, known, seen, file=facts), POLICY)
-    assert isinstance(decided, Plan)
+    decided = whole(sight(told, known, seen, file=facts))
     order = {Upload: 0, Attach: 1, Detach: 2, WriteBack: 3, DeleteFile: 4}
     kinds = [order[type(action)] for action in decided.actions]
     assert kinds == sorted(kinds)
@@ -533,8 +543,7 @@ def test_a_file_is_recognised_by_letters_digits_and_size() -> None:
 
 def test_a_document_wanted_again_says_so_with_the_next_thing_written_and_not_alone() -> None:
     unwanted = synced(says=Word.UNWANTED, words=frozenset({Word.UNWANTED}))
-    again = plan(sight(replace(unwanted, collections=frozenset()), base(), found()), POLICY)
-    assert isinstance(again, Plan)
+    again = whole(sight(replace(unwanted, collections=frozenset()), base(), found()))
     assert noted(again)[Noted.STATUS] is Word.SYNCED
 
     in_line = plan(sight(unwanted, base(), found("f1 A")), POLICY)

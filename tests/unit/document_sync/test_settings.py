@@ -4,6 +4,7 @@ import pytest
 
 from bitbylaw_common.errors import SettingsError
 from bitbylaw_common.settings import differences
+from bitbylaw_common.sync.brake import DELETE, DETACH, OVERWRITE, RECORD, UPLOAD, Budget
 from bitbylaw_document_sync.settings import CollectionLink, DocumentSyncSettings
 
 ENV = {
@@ -44,6 +45,9 @@ def test_several_links_with_and_without_an_activation_are_read() -> None:
         ("DOCUMENT_STATUS_FIELD", "1"),
         ("XAI_FILE_POLICY", "maybe"),
         ("XAI_SETTLE_SECONDS", "-1"),
+        ("XAI_INDEXING_SECONDS", "0"),
+        ("DOCUMENT_BRAKE_DELETES", "many"),
+        ("DOCUMENT_BRAKE_RECORDS", "1/500/25"),
         ("XAI_RATE_PER_SECOND", "0"),
         ("ESPOCRM_RATE_PER_SECOND", "fast"),
         ("BBL_DIGEST_KEY", "short"),
@@ -52,6 +56,15 @@ def test_several_links_with_and_without_an_activation_are_read() -> None:
 def test_a_value_that_does_not_fit_is_named(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=name):
         DocumentSyncSettings.from_env({**ENV, name: value})
+
+
+def test_budgets_are_read_for_every_kind_that_the_brake_knows() -> None:
+    told = {"DOCUMENT_BRAKE_DELETES": "3/7", "DOCUMENT_BRAKE_RECORDS": "1/20/50%"}
+    budgets = DocumentSyncSettings.from_env({**ENV, **told}).budgets()
+    assert set(budgets) == {UPLOAD, DELETE, DETACH, OVERWRITE, RECORD}
+    assert budgets[DELETE] == Budget(3, 7)
+    assert budgets[RECORD] == Budget(1, 20, 0.5)
+    assert budgets[UPLOAD] == Budget(4, 1000)
 
 
 def test_rates_are_limited_only_where_they_are_set() -> None:

@@ -569,3 +569,52 @@ async def test_no_key_is_shown_by_the_client() -> None:
     shown = f"{raised.value!r} {raised.value} {vars(xai)}"
     assert "xai-api" not in shown
     assert "xai-token" not in shown
+
+
+# -- the life of a collection ---------------------------------------------------------------------
+
+
+def collection(number: int = 1, **changes: Any) -> dict[str, Any]:
+    return {
+        "collection_id": f"collection_{number}",
+        "collection_name": f"Akte {number}",
+        "collection_description": None,
+        "created_at": "2026-03-08T12:00:00.123456Z",
+        "documents_count": 0,
+    } | changes
+
+
+async def test_a_collection_is_made_with_name_and_description_at_the_management_host() -> None:
+    transport = always(of(collection(collection_description="Zeichen")))
+    made = await client(transport).create_collection("Akte Müller", "Zeichen")
+    assert (made.id, made.description) == ("collection_1", "Zeichen")
+    (seen,) = transport.seen
+    assert (seen.method, seen.request.url) == ("POST", "https://management.test/v1/collections")
+    assert seen.json == {
+        "collection_name": "Akte Müller",
+        "collection_description": "Zeichen",
+    }
+
+
+async def test_making_a_collection_is_never_repeated_and_its_fate_may_be_unknown() -> None:
+    transport = always(Lost(arrived=True))
+    with pytest.raises(Transient) as raised:
+        await client(transport).create_collection("Akte 1", "")
+    assert raised.value.ambiguous
+    assert len(transport.seen) == 1
+
+
+async def test_all_collections_are_seen_once_over_all_pages() -> None:
+    pages = [
+        of({"collections": [collection(1), collection(2)], "pagination_token": "more"}),
+        of({"collections": [collection(2), collection(3)]}),
+    ]
+    found = client(in_turn(pages)).list_collections()
+    assert [one.id async for one in found] == ["collection_1", "collection_2", "collection_3"]
+
+
+async def test_deleting_a_collection_may_be_repeated() -> None:
+    answers = [of({}), Answer(404)]
+    xai = client(in_turn(answers))
+    assert await xai.delete_collection(COLLECTION)
+    assert not await xai.delete_collection(COLLECTION)

@@ -10,11 +10,11 @@ import pytest
 from bitbylaw_common import metrics, topics
 from bitbylaw_common.errors import LogUnavailableError
 from bitbylaw_common.runtime import App
+from bitbylaw_common.webhooks import WEBHOOKS, Webhook
 from bitbylaw_ingest.deps import Deps, RecentMarks, open_deps
 from bitbylaw_ingest.domain.reading import read
-from bitbylaw_ingest.domain.webhooks import Webhook
 from bitbylaw_ingest.steps import vmh_webhook_api_step
-from bitbylaw_ingest.steps.vmh_webhook_api_step import AT_ONCE, STEPS, WEBHOOKS, emits_of
+from bitbylaw_ingest.steps.vmh_webhook_api_step import AT_ONCE, STEPS, emits_of
 from unit.ingest.posts import SECRET, WEBHOOK_ID, Ingest, signature
 
 BODY_A = b'[{"id":"69a68b9cd4c01ad4c","name":"Klage.pdf","dateiStatus":"Neu"}]'

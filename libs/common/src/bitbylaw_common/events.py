@@ -67,6 +67,7 @@ ENTITIES: dict[str, str] = {
     "CDokumente": "document",
     "CBeteiligte": "beteiligte",
     "CBankverbindungen": "bankverbindungen",
+    "CAIKnowledge": "aiknowledge",
 }
 """EspoCRM's entity types and the firm's words for them, as in the seed's routes and topics."""
 
@@ -285,3 +286,83 @@ class ReplayCancelled(Command):
     def key(self) -> str:
         """The replay."""
         return f"replay|{self.replay_id}"
+
+
+class BrakeTripped(Command):
+    """A worker found that a sync changes more than its budget allows: that kind of effect waits.
+
+    Attributes:
+        effect: which kind, such as "delete"; see `sync.brake`.
+    """
+
+    type: ClassVar[str] = "bitbylaw.brake.tripped"
+
+    kind: Literal["braked"] = "braked"
+    service: str = Field(min_length=1)
+    effect: str = Field(min_length=1)
+
+    @property
+    def key(self) -> str:
+        """The service and the kind of effect; a release takes the trip's place."""
+        return f"brake|{self.service}|{self.effect}"
+
+
+class BrakeReleased(Command):
+    """An operator lets what the brake holds back go on; the budget counts from zero again.
+
+    Attributes:
+        extra: how much may happen beyond the budget, by all members together: what waited.
+        until: from then on only the budget counts.
+    """
+
+    type: ClassVar[str] = "bitbylaw.brake.released"
+
+    kind: Literal["brake_released"] = "brake_released"
+    service: str = Field(min_length=1)
+    effect: str = Field(min_length=1)
+    extra: int = Field(ge=0)
+    until: datetime
+
+    @property
+    def key(self) -> str:
+        """As of the trip that it ends."""
+        return f"brake|{self.service}|{self.effect}"
+
+
+class FieldConflict(Event):
+    """Both values of a field that two sides changed, written before one of them is overwritten.
+
+    Personal: the values are in the clear. It lives in `sync.conflicts` only.
+
+    Attributes:
+        conflict_id: the same for the same record, field and values, however often it is told.
+        service: whose sync noted it.
+        entity_type, entity_id: the record, as `EntityChanged` names it.
+        field: the field's name on the side that is written to.
+        ours: what is written.
+        theirs: what stood there; empty for nothing.
+        rule: which rule chose, in words.
+        run_id: the run, as in the journal.
+    """
+
+    type: ClassVar[str] = "bitbylaw.sync.conflict"
+
+    conflict_id: str
+    service: str
+    entity_type: str
+    entity_id: str = Field(min_length=1, max_length=64)
+    field: str
+    ours: str
+    theirs: str
+    rule: str
+    run_id: str
+
+    @property
+    def key(self) -> str:
+        """The record's id."""
+        return self.entity_id
+
+    @property
+    def entity(self) -> str:
+        """The firm's word for the entity type."""
+        return ENTITIES.get(self.entity_type, self.entity_type.lower())

@@ -42,6 +42,7 @@ class JournalEntry(BaseModel):
         answers: how many records this run answered (coalesced ones included).
         saw: the digest of the snapshot it decided on.
         rule, reason: the decision in a short name and in words.
+        conflicts: ids of what the run told on `sync.conflicts` before it overwrote a value.
         due: when the record is looked at again, if it is.
         instant: of a cron's run: the instant that it was for; None for a run by hand.
     """
@@ -71,6 +72,7 @@ class JournalEntry(BaseModel):
     reason: str = ""
     saw: str = ""
     effects: tuple[EffectFact, ...] = ()
+    conflicts: tuple[str, ...] = ()
     due: datetime | None = None
     instant: datetime | None = None
     origin: str = ""
@@ -89,6 +91,7 @@ class RunFacts:
         self.reason = ""
         self.seen = ""
         self.effects: list[EffectFact] = []
+        self.conflicts: list[str] = []
 
     def decided(self, rule: str, reason: str) -> None:
         """Note the decision; a later one in the same run replaces it."""

@@ -69,6 +69,11 @@ RECORDS_COALESCED = _counter("bitbylaw_records_coalesced_total", "Records answer
 STEP_HALTED = _gauge("bitbylaw_step_halted", "Whether a step is halted", "service", "step")
 # 1 while an operator wants no run of it
 STEP_PAUSED = _gauge("bitbylaw_step_paused", "Whether a step is paused", "service", "step")
+# effect: upload delete detach overwrite record; 1 from the trip to the release: alert on it
+BRAKE_ENGAGED = _gauge("bitbylaw_brake_engaged", "Whether a kind of effect is held back", "service", "effect")
+BRAKE_TRIPS = _counter("bitbylaw_brake_trips_total", "Times that a budget was exceeded", "service", "effect")
+# each look of a record that waits counts again
+BRAKE_HELD = _counter("bitbylaw_brake_held_total", "Runs held back", "service", "effect")
 # most runs rejected, over many keys, none ended well; at most once a minute while that lasts
 REJECTED_SURGES = _counter("bitbylaw_rejected_surges_total", "Times that rejections prevailed", "service", "step")
 # error: name of the error class, or Rejected, Deadline, Bug, Undecodable
@@ -104,6 +109,20 @@ DUE_DELAY_SECONDS = _histogram("bitbylaw_due_delay_seconds", "From due to starte
 CRON_OVERDUE_SECONDS = _gauge("bitbylaw_cron_overdue_seconds", "How long an instant of a cron waits for its end", "service", "step")
 # by the policy of the cron one newer run answers them, or none
 CRON_MISSED = _counter("bitbylaw_cron_missed_total", "Instants of a cron that did not run", "service", "step")
+
+# -- coverage: is anything missed that no webhook told? --------------------------------------------
+# state: new waiting overdue (nothing stands for it: alert) "given up" (a dead letter does)
+COVERAGE_GAPS = _gauge("bitbylaw_coverage_gaps", "Records not in line, by what stands for them", "service", "entity", "state")
+# unix seconds; every change before was seen: alert when it is older than half an hour
+COVERAGE_COMPLETE_AT = _gauge("bitbylaw_coverage_complete_timestamp_seconds", "Until when changes are covered", "service", "entity")
+# lists that could not be read, and whose records nobody covers therefore: alert
+COVERAGE_UNREAD = _gauge("bitbylaw_coverage_unread_lists", "Lists that could not be read", "service", "entity")
+# unix seconds; alert when it is older than 26 hours
+COMPARISON_COMPLETE_AT = _gauge("bitbylaw_comparison_complete_timestamp_seconds", "When the last full comparison began", "service", "entity")
+# standing: in_sync pending conflict duplicate excluded orphan (a file that is nobody's)
+COMPARISON_RECORDS = _gauge("bitbylaw_comparison_records", "Records by how the last full comparison found them", "service", "entity", "standing")
+# found_by: coverage comparison; each is a change that no webhook told, or that failed since
+SYNC_CHECKS = _counter("bitbylaw_sync_checks_total", "Records told to be looked at", "service", "entity", "found_by")
 
 # -- outside systems: do they answer? -------------------------------------------------------------
 # count with `outside_request`; status: 1xx to 5xx, none (no answer)
@@ -158,6 +177,8 @@ WEBHOOK_ITEMS = _counter("bitbylaw_webhook_items_total", "Objects published", "e
 WEBHOOKS_QUARANTINED = _counter("bitbylaw_webhook_quarantined_total", "Put aside, unreadable", "entity", "action", "portion")
 # published all the same; only counted
 WEBHOOK_DUPLICATES = _counter("bitbylaw_webhook_duplicates_total", "Objects seen before", "entity", "action")
+# fault: missing inactive elsewhere unbelieved duplicate other_user echoes; 1 while the daily check finds it
+WEBHOOK_REGISTRATION_FAULTS = _gauge("bitbylaw_webhook_registration_faults", "Faults of the registrations in EspoCRM", "entity", "action", "fault")
 # reason: unknown_webhook mismatch missing malformed
 SIGNATURE_FAILURES = _counter("bitbylaw_webhook_signature_failures_total", "Posts refused", "reason")
 

@@ -115,6 +115,8 @@ ENV: tuple[EnvName, ...] = (
     EnvName("ESPOCRM_API_TIMEOUT_SECONDS", "espocrm", False, "30", "longest wait for an answer, in seconds"),
     EnvName("ESPOCRM_METADATA_TTL_SECONDS", "espocrm", False, "300", "how long EspoCRM's list of fields is believed, in seconds"),
     EnvName("ESPOCRM_RATE_PER_SECOND", "espocrm", False, None, "calls a second at most, of all processes together; else as fast as it answers"),
+    EnvName("ESPOCRM_WEBHOOK_BASE_URL", "espocrm", False, None, "where EspoCRM reaches ingest, such as https://hooks.example.org; the webhooks' routes are added"),
+    EnvName("ESPOCRM_NOTIFY_USER_ID", "espocrm", False, None, "EspoCRM user who is told what a person must do about a record that is assigned to nobody; else only the record says it"),
     EnvName("ESPOCRM_WEBHOOK_SECRETS", "espocrm", True, None, "secrets of the webhooks: webhookid=secret, separated by commas; webhookid=old|new while one is exchanged"),
     EnvName("XAI_API_KEY", "xai", True, None, "key for files (xai-...)"),
     EnvName("XAI_MANAGEMENT_KEY", "xai", True, None, "key for collections (xai-token-...)"),
@@ -125,10 +127,19 @@ ENV: tuple[EnvName, ...] = (
     EnvName("XAI_UPLOAD_TIMEOUT_SECONDS", "xai", False, "120", "longest time an upload may take, in seconds"),
     EnvName("XAI_RATE_PER_SECOND", "xai", False, None, "calls a second at most, of all processes together; else as fast as it answers"),
     EnvName("XAI_SETTLE_SECONDS", "xai", False, "180", "after an upload without an answer: how long until it is looked for again, in seconds"),
+    EnvName("XAI_INDEXING_SECONDS", "xai", False, "21600", "how long xAI may take to make a file searchable, in seconds; then the record says that it failed"),
     EnvName("XAI_FILE_POLICY", "xai", False, "keep", "the file of a deleted or unlinked document: keep or delete"),
+    EnvName("XAI_ORPHAN_POLICY", "xai", False, "list", "files that no document knows: list them, detach them from the collections, or delete them"),
+    EnvName("XAI_ORPHAN_SETTLE_SECONDS", "xai", False, "72000", "how long a file must be known as nobody's before it is removed, in seconds"),
     EnvName("DOCUMENT_COLLECTION_LINKS", "documents", False, "cAIKnowledges:datenbankId:aktivierungsstatus", "links that lead to collections: link:field of the collection id:field of its activation, separated by commas"),
+    EnvName("DOCUMENT_BRAKE_UPLOADS", "documents", False, "4/1000", "files uploaded: at most so many in one run / in an hour, by all processes together; beyond it the brake trips"),
+    EnvName("DOCUMENT_BRAKE_DELETES", "documents", False, "10/50", "files deleted at xAI, in one run / in an hour"),
+    EnvName("DOCUMENT_BRAKE_DETACHES", "documents", False, "100/500", "files taken out of a collection, in one run / in an hour"),
+    EnvName("DOCUMENT_BRAKE_OVERWRITES", "documents", False, "8/2000", "values of a record that are replaced by others, in one run / in an hour"),
+    EnvName("DOCUMENT_BRAKE_RECORDS", "documents", False, "1/1000/25%", "documents that anything is changed about: 1 / in an hour / or this share of all, whichever is more"),
     EnvName("DOCUMENT_FILE_LINK", "documents", False, "dokument", "link from a document to its attachment"),
     EnvName("DOCUMENT_STATUS_FIELD", "documents", False, "fileStatus", "field that shows people how far a document is"),
+    EnvName("DOCUMENT_KNOWLEDGE_BASES", "documents", False, "false", "true: the collections of knowledge bases are made, filled and deleted here; else somebody does it by hand"),
     EnvName("INGEST_UNSIGNED", "ingest", False, None, "webhooks without a signature: accept or reject; else reject once secrets exist"),
     EnvName("ADVOWARE_CONFIGURATOR_URL", "advoware", False, "https://www2.advo-net.net/AdvonetConfigurator/api/Url", "tells where the firm's API and its logins are; off: the two addresses below are used unasked"),
     EnvName("ADVOWARE_API_BASE_URL", "advoware", False, None, "Advoware's API, such as https://www2.advo-net.net:90, while the configurator does not answer"),
@@ -535,6 +546,13 @@ def _otlp_headers(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _record_id(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,36}", text):
+        raise ValueError("must be the id of a record, as it stands at the end of its address")
+    return text
+
+
+RecordId = Annotated[str, AfterValidator(_record_id)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 """An http or https address without its last slash."""
 
@@ -713,7 +731,7 @@ class RedisSettings(EnvModel):
 
 
 class EspoSettings(EnvModel):
-    """How to reach EspoCRM."""
+    """How to reach EspoCRM, and how it reaches us."""
 
     base_url: HttpUrl = Field(validation_alias="ESPOCRM_API_BASE_URL")
     api_key: SecretStr = Field(
@@ -722,6 +740,8 @@ class EspoSettings(EnvModel):
     timeout_seconds: Seconds = Field(30, validation_alias="ESPOCRM_API_TIMEOUT_SECONDS")
     metadata_ttl_seconds: Seconds = Field(300, validation_alias="ESPOCRM_METADATA_TTL_SECONDS")
     rate_per_second: RatePerSecond | None = Field(None, validation_alias="ESPOCRM_RATE_PER_SECOND")
+    webhook_base_url: HttpUrl | None = Field(None, validation_alias="ESPOCRM_WEBHOOK_BASE_URL")
+    notify_user_id: RecordId | None = Field(None, validation_alias="ESPOCRM_NOTIFY_USER_ID")
 
 
 class XaiSettings(EnvModel):

@@ -10,6 +10,7 @@ from bitbylaw_common.events import (
     Command,
     EntityChanged,
     Event,
+    FieldConflict,
     ProxyAnswered,
     Quarantined,
     RunRequested,
@@ -96,6 +97,7 @@ DOCUMENT_CREATE = _vmh("document", "create", "ingest")
 DOCUMENT_UPDATE = _vmh("document", "update", "ingest")
 DOCUMENT_DELETE = _vmh("document", "delete", "ingest")
 DOCUMENT_SYNC_CHECK = _vmh("document", "sync_check", "document-sync")
+AIKNOWLEDGE_SYNC_CHECK = _vmh("aiknowledge", "sync_check", "document-sync")
 
 DOCUMENT = (DOCUMENT_CREATE, DOCUMENT_UPDATE, DOCUMENT_DELETE, DOCUMENT_SYNC_CHECK)
 """Everything that says "look at this document"."""
@@ -125,7 +127,7 @@ JOURNAL = Topic(
 )
 CONFLICTS = Topic(
     "sync.conflicts",
-    Event,
+    FieldConflict,
     "journal",
     "Both values of every field that two sides changed, before one is overwritten",
     retention=timedelta(days=90),
@@ -218,6 +220,7 @@ _SHARED: tuple[Topic[Any], ...] = (
     BANKVERBINDUNGEN_DELETE,
     BANKVERBINDUNGEN_SYNC_CHECK,
     *DOCUMENT,
+    AIKNOWLEDGE_SYNC_CHECK,
     QUARANTINE,
     PROXY_RESPONSE,
     JOURNAL,

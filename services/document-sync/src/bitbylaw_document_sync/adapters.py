@@ -2,18 +2,21 @@
 
 import hashlib
 import unicodedata
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from bitbylaw_common.clients.espocrm import EspoCRM
 from bitbylaw_common.errors import Conflict, Invalid, NotFound
+from bitbylaw_document_sync.domain.comparison import Held, Listed, Shelf
 from bitbylaw_document_sync.domain.model import (
     Absent,
     Entry,
     FileFacts,
+    Indexing,
+    Member,
     Noted,
     Sharer,
     Uploaded,
@@ -21,7 +24,7 @@ from bitbylaw_document_sync.domain.model import (
     WriteBack,
 )
 from bitbylaw_document_sync.settings import CollectionLink
-from bitbylaw_document_sync.xai import Xai, safe_filename
+from bitbylaw_document_sync.xai import IndexStatus, Xai, safe_filename
 
 ENTITY = "CDokumente"
 
@@ -32,11 +35,25 @@ _STATUS_FIELDS = ("fileStatus", "dateiStatus", "xaiSyncStatus")
 _FRESH = frozenset({"neu", "new", "geändert", "geaendert", "changed", "unclean"})
 _SAID: Mapping[Word, tuple[str, ...]] = {
     Word.SYNCED: ("synced", "clean"),
+    Word.INDEXING: ("indexing", "indexierung", "in_progress", "pending_sync"),
     Word.UNWANTED: ("unchanged", "unverändert", "no_sync", "synced", "clean"),
     Word.UNSUPPORTED: ("unsupported", "failed"),
     Word.FAILED: ("failed",),
 }
 """Our words as CRMs spell them, the best first; the first one that a field offers is written."""
+
+_ONLY_WHERE_OFFERED = frozenset({Word.INDEXING})
+"""Said to people in passing: a CRM that has no word for it hears the next one."""
+
+_INDEXING: Mapping[IndexStatus, Indexing] = {
+    "processing": Indexing.RUNNING,
+    "processed": Indexing.READY,
+    "failed": Indexing.FAILED,
+}
+
+_STAMP = "%Y-%m-%d %H:%M:%S"
+_ASKED_TOGETHER = 50
+"""So many ids fit into one address, whatever stands between us and the CRM."""
 
 _ACTIVE = "active"
 _ON_HOLD = frozenset({"", "new", "paused"})
@@ -112,6 +129,14 @@ class EspoDocuments:
                 detail=f"{ENTITY} has no link {link.link}: correct DOCUMENT_COLLECTION_LINKS",
             ) from None
 
+    async def entry_of(self, record: Mapping[str, Any]) -> Entry:
+        """Return what a record that was read elsewhere says, but for its links.
+
+        Raises:
+            Invalid: it cannot be read as the settings say.
+        """
+        return (await self._reading(record)).entry(_text(record.get("id")))
+
     async def _reading(self, record: Mapping[str, Any]) -> "_Reading":
         return _Reading(record, await self._fields(), self._names)
 
@@ -125,6 +150,70 @@ class EspoDocuments:
         if not isinstance(fields, dict) or not fields:
             return None
         return {name: _Field(_options(about)) for name, about in fields.items()}
+
+    # -- whole lists
+
+    async def shelves(self) -> tuple[Shelf, ...]:
+        """Return everything that documents may be linked to and that stands for a collection.
+
+        Raises:
+            Invalid: the CRM has no such link, as far as its metadata tells.
+        """
+        described = await self._client.metadata(f"entityDefs.{ENTITY}")
+        links = described.get("links") if isinstance(described, dict) else None
+        found: list[Shelf] = []
+        for link in self._names.collection_links:
+            about = links.get(link.link) if isinstance(links, dict) else None
+            entity = _text(about.get("entity")) if isinstance(about, dict) else ""
+            if not entity:
+                raise Invalid(
+                    "espocrm",
+                    "metadata",
+                    detail=f"{ENTITY} has no link {link.link}: correct DOCUMENT_COLLECTION_LINKS",
+                )
+            back = _text(about.get("foreign")) if isinstance(about, dict) else ""
+            select = ["id", *(name for name in (link.collection, link.activation) if name)]
+            async for row in self._client.list_all(entity, select=select):
+                collection = _text(row.get(link.collection))
+                if collection:
+                    state = _shelf_state(row.get(link.activation, _ACTIVE))
+                    found.append(Shelf(_text(row.get("id")), entity, back, collection, state))
+        return tuple(found)
+
+    async def on_shelf(self, shelf: Shelf) -> AsyncIterator[str]:
+        """Yield the documents that are linked to the shelf, each once.
+
+        Raises:
+            NotFound: the shelf is gone.
+        """
+        rows = self._client.list_all_linked(shelf.entity, shelf.id, shelf.link, select=["id"])
+        async for row in rows:
+            yield _text(row.get("id"))
+
+    async def listed(self, since: datetime | None) -> AsyncIterator[Listed]:
+        """Yield the documents that were changed since then, by the CRM's clock; None: all."""
+        where: list[Mapping[str, Any]] = []
+        if since is not None:
+            stamp = since.astimezone(UTC).strftime(_STAMP)
+            where.append({"type": "greaterThanOrEquals", "attribute": "modifiedAt", "value": stamp})
+        async for listed in self._listed(where):
+            yield listed
+
+    async def some(self, document_ids: Iterable[str]) -> AsyncIterator[Listed]:
+        """Yield those of these documents that there are."""
+        ids = sorted(document_ids)
+        for start in range(0, len(ids), _ASKED_TOGETHER):
+            some = ids[start : start + _ASKED_TOGETHER]
+            async for listed in self._listed([{"type": "in", "attribute": "id", "value": some}]):
+                yield listed
+
+    async def _listed(self, where: Sequence[Mapping[str, Any]]) -> AsyncIterator[Listed]:
+        # Every attribute, as in a record that is read alone: what a selection forgot would read as
+        # empty, and every record would look changed.
+        fields = await self._fields()
+        async for row in self._client.list_all(ENTITY, where=where):
+            entry = _Reading(row, fields, self._names).entry(_text(row.get("id")))
+            yield Listed(entry, _moment(row.get("modifiedAt")))
 
     async def inspect(self, attachment_id: str, *, hashed: bool) -> FileFacts | Absent:
         """Return what is known about an attachment; with `hashed` read all its bytes for it."""
@@ -258,6 +347,8 @@ class _Reading:
             writable=self._writable(status),
             strange=tuple(sorted(name for name, word in said.items() if word not in known)),
             status_fields=status,
+            status_said=_text(record.get(status[0])) if status else "",
+            assigned_to=_text(record.get("assignedUserId")) or None,
         )
 
     def _status_fields(self) -> tuple[str, ...]:
@@ -266,7 +357,9 @@ class _Reading:
 
     def _says(self, status: tuple[str, ...]) -> Word | None:
         word = _folded(self._record.get(status[0])) if status else ""
-        return next((ours for ours in Word if word in _SAID[ours]), None)
+        meant = [ours for ours in Word if word in _SAID[ours]]
+        # "failed" stands in for "unsupported" where a CRM has no such word: the best fit counts.
+        return min(meant, key=lambda ours: _SAID[ours].index(word), default=None)
 
     def _writable(self, status: tuple[str, ...]) -> frozenset[Noted]:
         writable = {what for what, name in _NAME_OF.items() if self._has(name)}
@@ -284,7 +377,7 @@ class _Reading:
         field = self._fields.get(name) if self._fields is not None else None
         if field is None or field.options is None:
             # Which words the field offers is unknown: only the one that people look at is written.
-            return _SAID[word][0] if first else None
+            return _SAID[word][0] if first and word not in _ONLY_WHERE_OFFERED else None
         for spelling in _SAID[word]:
             for option in field.options:
                 if _folded(option) == spelling:
@@ -358,12 +451,17 @@ class XaiCollections:
             return _not_sent(error)
         return True
 
-    async def holds(self, collection: str, file_id: str) -> bool:
-        """Say whether the file is attached to the collection."""
+    async def member(self, collection: str, file_id: str) -> Member | None:
+        """Return the file as the collection's; None where it is not attached."""
         try:
-            return await self._client.membership(collection, file_id) is not None
+            found = await self._client.membership(collection, file_id)
         except Invalid as error:
-            return _not_sent(error)
+            _not_sent(error)
+            return None
+        if found is None:
+            return None
+        state = _INDEXING[found.status]
+        return Member(file_id, collection, state, found.hash, found.error_message)
 
     async def attach(self, collection: str, file_id: str) -> None:
         """Attach; attached already counts as done.
@@ -376,6 +474,39 @@ class XaiCollections:
     async def detach(self, collection: str, file_id: str) -> None:
         """Detach; not attached, or a collection that is gone, counts as done."""
         await self._client.remove_from_collection(collection, file_id)
+
+
+class XaiHoldings:
+    """What xAI holds, as whole lists."""
+
+    def __init__(self, client: Xai) -> None:
+        self._client = client
+
+    async def members(self, collection: str) -> AsyncIterator[Held]:
+        """Yield the files in a collection, each once.
+
+        Raises:
+            NotFound: there is no such collection; what is no id names none.
+        """
+        try:
+            async for document in self._client.list_documents(collection):
+                yield Held(
+                    document.file_id,
+                    document.name,
+                    document.size,
+                    document.created_at,
+                    _INDEXING[document.status],
+                    document.hash,
+                    document.error_message,
+                )
+        except Invalid as error:
+            _not_sent(error)
+            raise NotFound("xai", error.operation, detail="no collection has such an id") from None
+
+    async def files(self) -> AsyncIterator[Held]:
+        """Yield every file, each once."""
+        async for file in self._client.list_files():
+            yield Held(file.id, file.filename, file.size, file.created_at)
 
 
 def _not_sent(error: Invalid) -> Literal[False]:
@@ -412,6 +543,21 @@ def _ids(value: object) -> frozenset[str]:
     elif isinstance(value, list):
         found = iter(value)
     return frozenset(text for item in found if (text := _text(item)))
+
+
+def _moment(value: object) -> datetime | None:
+    """Return a date-time as EspoCRM writes it: UTC, without a zone."""
+    try:
+        return datetime.strptime(_text(value), _STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def _shelf_state(activation: object) -> Literal["active", "on hold", "off"]:
+    word = _folded(activation)
+    if word == _ACTIVE:
+        return "active"
+    return "on hold" if word in _ON_HOLD else "off"
 
 
 def _options(about: object) -> tuple[str, ...] | None:

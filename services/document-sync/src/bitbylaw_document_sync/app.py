@@ -8,20 +8,40 @@ from bitbylaw_common import metrics, tracing
 from bitbylaw_common.circuits import Circuits
 from bitbylaw_common.clients import espocrm as espocrm_client
 from bitbylaw_common.clients.espocrm import EspoCRM
+from bitbylaw_common.clients.espocrm_webhooks import EspoWebhooks
 from bitbylaw_common.clock import Clock, SystemClock
 from bitbylaw_common.http.aiohttp_transport import aiohttp_transport
 from bitbylaw_common.http.guarded import GuardedTransport
 from bitbylaw_common.http.transport import Transport
 from bitbylaw_common.limits import Limits, shared_limits
+from bitbylaw_common.registrations import Wanted
 from bitbylaw_common.runtime.app import App
 from bitbylaw_common.runtime.run import run
+from bitbylaw_common.sync.brake import Brake
 from bitbylaw_common.sync.digests import Digester
 from bitbylaw_document_sync import xai as xai_client
-from bitbylaw_document_sync.adapters import EspoDocuments, Names, XaiCollections, XaiFiles
-from bitbylaw_document_sync.deps import Deps
+from bitbylaw_document_sync.adapters import (
+    EspoDocuments,
+    Names,
+    XaiCollections,
+    XaiFiles,
+    XaiHoldings,
+)
+from bitbylaw_document_sync.deps import Deps, KnowledgeDeps, Lists
+from bitbylaw_document_sync.domain.knowledge import KnowledgePolicy
 from bitbylaw_document_sync.domain.planner import Policy
+from bitbylaw_document_sync.executor import SERVICE
+from bitbylaw_document_sync.knowledge_adapters import EspoKnowledge, XaiShelves
+from bitbylaw_document_sync.messages import EspoMessages
 from bitbylaw_document_sync.settings import DocumentSyncSettings
-from bitbylaw_document_sync.steps import document_sync_event_step
+from bitbylaw_document_sync.steps import (
+    document_comparison_cron_step,
+    document_coverage_cron_step,
+    document_sync_event_step,
+    knowledge_cron_step,
+    knowledge_sync_event_step,
+    webhook_check_cron_step,
+)
 from bitbylaw_document_sync.xai import Xai
 
 
@@ -62,8 +82,32 @@ def deps_over(
         Digester(settings.digests.digest_key.get_secret_value().encode()),
         timedelta(seconds=settings.settle_seconds),
         delete_files=settings.file_policy == "delete",
+        notify=settings.espocrm.notify_user_id,
+        indexing=timedelta(seconds=settings.indexing_seconds),
     )
-    return Deps(EspoDocuments(espocrm, names), XaiFiles(xai), XaiCollections(xai), policy, circuits)
+    return Deps(
+        EspoDocuments(espocrm, names),
+        XaiFiles(xai),
+        XaiCollections(xai),
+        policy,
+        circuits,
+        Lists(
+            EspoDocuments(espocrm, names),
+            XaiHoldings(xai),
+            settings.orphan_policy,
+            timedelta(seconds=settings.orphan_settle_seconds),
+        ),
+        Brake(SERVICE, settings.budgets(), clock),
+        messages=EspoMessages(espocrm),
+        webhooks=EspoWebhooks(espocrm),
+        wanted_webhooks=Wanted(settings.espocrm.webhook_base_url),
+        knowledge=KnowledgeDeps(
+            EspoKnowledge(espocrm, EspoDocuments(espocrm, names)),
+            XaiShelves(xai),
+            KnowledgePolicy(policy.digester.key_id, policy.settle, policy.notify),
+            enabled=settings.knowledge_bases,
+        ),
+    )
 
 
 @asynccontextmanager
@@ -91,7 +135,19 @@ async def open_deps(env: Mapping[str, str]) -> AsyncIterator[Deps]:
             await deps.circuits.close()
 
 
-app = App("document-sync", [document_sync_event_step.document_sync], open_deps)
+app = App(
+    "document-sync",
+    [
+        document_sync_event_step.document_sync,
+        document_coverage_cron_step.document_coverage,
+        document_comparison_cron_step.document_comparison,
+        knowledge_sync_event_step.knowledge_sync,
+        knowledge_cron_step.knowledge_cron,
+        knowledge_cron_step.knowledge_full_cron,
+        webhook_check_cron_step.webhook_check,
+    ],
+    open_deps,
+)
 
 
 def main() -> None:

@@ -5,10 +5,14 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+import blake3
+
 from bitbylaw_common.errors import BitByLawError, Conflict, NotFound, OutsideError
+from bitbylaw_common.events import FieldConflict
 from bitbylaw_common.runtime.context import Context
 from bitbylaw_document_sync.deps import Deps
 from bitbylaw_document_sync.domain.model import (
+    Action,
     AskCollections,
     AskFile,
     AskSharers,
@@ -20,6 +24,8 @@ from bitbylaw_document_sync.domain.model import (
     Entry,
     FileFacts,
     Found,
+    Indexing,
+    Member,
     Noted,
     Plan,
     Question,
@@ -27,8 +33,12 @@ from bitbylaw_document_sync.domain.model import (
     Upload,
     WriteBack,
 )
+from bitbylaw_document_sync.domain.notices import About, CloseTask, Kind, Notify, untold
 from bitbylaw_document_sync.domain.planner import has_content, plan, resembles
+from bitbylaw_document_sync.notifying import close_task, notify
 
+SERVICE = "document-sync"
+ENTITY = "CDokumente"
 CLOCK_SKEW = timedelta(minutes=5)
 """How far xAI's clock may be behind ours when we look for a file by its time."""
 
@@ -80,6 +90,12 @@ class Book:
             self.base = self._stamped(base)
             await self._ctx.agree(self.base)
 
+    async def untell(self, kind: Kind) -> None:
+        """Write that nobody was told about this after all."""
+        if self.base is not None:
+            told = untold(self.base.told, kind)
+            await self.agree(self.base.model_copy(update={"told": told}))
+
     def _stamped(self, base: DocumentBase) -> DocumentBase:
         stamps = {"written_at": self._ctx.now(), "written_by": self._ctx.run_id}
         return base.model_copy(update=stamps)
@@ -94,6 +110,7 @@ async def look(document_id: str, ctx: Context[Deps], book: Book) -> Sight:
     entry = await deps.documents.load(document_id)
     files: set[str] = set()
     places: set[str] = set()
+    members: list[Member] = []
     if base is not None:
         files.update(retired.file_id for retired in base.retired)
         files.update([base.file_id] if base.file_id is not None else [])
@@ -101,18 +118,27 @@ async def look(document_id: str, ctx: Context[Deps], book: Book) -> Sight:
     if entry is not None:
         files.update([entry.xai_id] if entry.xai_id is not None else [])
         places.update(entry.wanted, entry.on_hold, entry.collections)
-    found = Found(
-        frozenset([file for file in sorted(files) if await deps.files.exists(file)]),
-        frozenset(
-            [
-                (file, place)
-                for file in sorted(files)
-                for place in sorted(places)
-                if await deps.collections.holds(place, file)
-            ]
-        ),
-    )
+    existing = frozenset([file for file in sorted(files) if await deps.files.exists(file)])
+    for file in sorted(files):
+        for place in sorted(places):
+            member = await deps.collections.member(place, file)
+            members += [member] if member is not None else []
+    found = Found(existing).with_members(members)
     return Sight(document_id, entry, base, found, ctx.now(), ctx.run_id)
+
+
+async def looked_on(sight: Sight, done: Plan, ctx: Context[Deps], book: Book) -> Sight:
+    """Return the sight after a part of the work: what is attached now, and how far xAI is."""
+    members: list[Member] = []
+    for action in done.actions:
+        if isinstance(action, Attach):
+            member = await ctx.deps.collections.member(action.collection, action.file_id)
+            # One that does not show yet was attached all the same, and is indexed at the soonest.
+            running = Member(action.file_id, action.collection, Indexing.RUNNING)
+            members.append(running if member is None else member)
+    files = sight.found.files | {member.file_id for member in members}
+    found = replace(sight.found, files=files).with_members(members)
+    return replace(sight, base=book.base, found=found, sharers=None)
 
 
 async def decided(sight: Sight, ctx: Context[Deps]) -> tuple[Plan, Sight]:
@@ -167,6 +193,8 @@ async def _uploads(ask: AskUploads, document_id: str, ctx: Context[Deps]) -> tup
 async def execute(to_do: Plan, sight: Sight, ctx: Context[Deps], book: Book) -> Stale | str | None:
     """Carry out the plan's actions one by one, the base written before and after.
 
+    What the plan overwrites of somebody else is told before the first action.
+
     Returns:
         None when all is done; the new file's id when it uploaded, so that the rest is planned;
         `Stale` when the world moved. What was done stays done and is found again.
@@ -176,28 +204,63 @@ async def execute(to_do: Plan, sight: Sight, ctx: Context[Deps], book: Book) -> 
     """
     if to_do.actions and to_do.before is not None:
         await book.intend(to_do.before)
+    if to_do.clashes:
+        await ctx.conflicted(_conflicts(to_do, sight, ctx))
     for action in to_do.actions:
-        match action:
-            case Upload():
-                return await _upload(action, sight.document_id, ctx, book)
-            case Attach(file_id, collection):
-                stale = await _attach(file_id, collection, ctx)
-            case Detach(file_id, collection):
-                async with ctx.effect(
-                    "xai", "remove_from_collection", target=f"{collection}/{file_id}"
-                ):
-                    await ctx.deps.collections.detach(collection, file_id)
-                stale = None
-            case WriteBack():
-                stale = await _write_back(action, sight.entry, ctx)
-            case DeleteFile(file_id):
-                async with ctx.effect("xai", "delete_file", target=file_id):
-                    await ctx.deps.files.delete(file_id)
-                stale = None
+        if isinstance(action, Upload):
+            return await _upload(action, sight.document_id, ctx, book)
+        stale = await _carry_out(action, sight, ctx, book)
         if stale is not None:
             return stale
     await book.agree(to_do.after)
     return None
+
+
+async def _carry_out(action: Action, sight: Sight, ctx: Context[Deps], book: Book) -> Stale | None:
+    match action:
+        case Attach(file_id, collection):
+            return await _attach(file_id, collection, ctx)
+        case Detach(file_id, collection):
+            target = f"{collection}/{file_id}"
+            async with ctx.effect("xai", "remove_from_collection", target=target):
+                await ctx.deps.collections.detach(collection, file_id)
+        case WriteBack():
+            return await _write_back(action, sight.entry, ctx)
+        case DeleteFile(file_id):
+            async with ctx.effect("xai", "delete_file", target=file_id):
+                await ctx.deps.files.delete(file_id)
+        case Notify() | CloseTask():
+            await _tell(action, sight, ctx, book)
+        case Upload():
+            raise AssertionError("an upload makes a new plan, so it is not one step of this one")
+    return None
+
+
+async def _tell(action: Notify | CloseTask, sight: Sight, ctx: Context[Deps], book: Book) -> None:
+    name = "" if sight.entry is None else sight.entry.name
+    about = About(ENTITY, sight.document_id, name)
+    if isinstance(action, Notify):
+        await notify(action, about, ctx, book.untell)
+    else:
+        await close_task(action, about, ctx)
+
+
+def _conflicts(to_do: Plan, sight: Sight, ctx: Context[Deps]) -> list[FieldConflict]:
+    digester = ctx.deps.policy.digester
+    return [
+        FieldConflict(
+            conflict_id=digester.of(sight.document_id, clash.what, clash.theirs, clash.ours),
+            service=SERVICE,
+            entity_type=ENTITY,
+            entity_id=sight.document_id,
+            field=clash.what,
+            ours=clash.ours,
+            theirs=clash.theirs,
+            rule="what the sync notes about xAI is its own: ours is written",
+            run_id=ctx.run_id,
+        )
+        for clash in to_do.clashes
+    ]
 
 
 async def _attach(file_id: str, collection: str, ctx: Context[Deps]) -> Stale | None:
@@ -277,7 +340,8 @@ async def _upload(action: Upload, document_id: str, ctx: Context[Deps], book: Bo
     deps.claims.take(file_id, document_id)
     ctx.logger.info("uploaded", file_id=file_id, bytes=checked.size, sha256=checked.sha256)
     # The id is ours only once it is written: from here on a crash uploads nothing again.
-    await book.intend(pending.with_file(file_id, action.intent))
+    hashes = tuple(deps.policy.digester.of(one) for one in (checked.blake3, checked.sha256))
+    await book.intend(pending.with_file(file_id, action.intent, hashes))
     return file_id
 
 
@@ -297,6 +361,7 @@ class Checked:
         self._announced = (md5, size)
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._sha256 = hashlib.sha256()
+        self._blake3 = blake3.blake3()
         self.size = 0
         self.differs = False
         self.released = False
@@ -311,6 +376,11 @@ class Checked:
         """Hex digest, lower case."""
         return self._sha256.hexdigest()
 
+    @property
+    def blake3(self) -> str:
+        """Hex digest, lower case: what xAI reports of a file, as far as is known."""
+        return self._blake3.hexdigest()
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the pieces, each one later than it came.
 
@@ -324,6 +394,7 @@ class Checked:
             held = chunk
             self._md5.update(chunk)
             self._sha256.update(chunk)
+            self._blake3.update(chunk)
             self.size += len(chunk)
         if (self.md5, self.size) != self._announced:
             self.differs = True

@@ -108,12 +108,14 @@ class Collection:
         name: not unique.
         documents_count: how many files are attached; None when the answer does not say.
         created_at: UTC; None when the answer does not say.
+        description: empty when there is none.
     """
 
     id: str
     name: str
     documents_count: int | None
     created_at: datetime | None
+    description: str = ""
 
 
 class FileContent:
@@ -383,12 +385,52 @@ class Xai:
         """
         path = _path("get_collection", "collections", collection_id)
         request = self._request(self._management, "get_collection", "GET", path)
-        answer = await self._object(request)
-        return Collection(
-            id=_id(request, answer, "collection_id"),
-            name=_text(answer.get("collection_name")),
-            documents_count=_int(answer.get("documents_count")),
-            created_at=_time(answer.get("created_at")),
+        return _collection(request, await self._object(request))
+
+    async def create_collection(self, name: str, description: str) -> Collection:
+        """Make a collection and return it. Names are not unique: twice makes two.
+
+        Raises:
+            Transient: where `ambiguous`, it may be there: look for it before making it again.
+        """
+        request = self._request(
+            self._management,
+            "create_collection",
+            "POST",
+            "/collections",
+            headers={"Content-Type": "application/json"},
+            body=json.dumps(
+                {"collection_name": name, "collection_description": description}
+            ).encode(),
+            idempotent=False,
+        )
+        return _collection(request, await self._object(request))
+
+    async def list_collections(self) -> AsyncIterator[Collection]:
+        """Yield the team's collections, each once.
+
+        Raises:
+            Transient: the pages do not fit together, so what was yielded is not all.
+        """
+        seen: set[str] = set()
+        async for request, page in self._pages(
+            self._management, "list_collections", "/collections", params=(), key="collections"
+        ):
+            for row in page:
+                found = _collection(request, row)
+                if found.id not in seen:
+                    seen.add(found.id)
+                    yield found
+
+    async def delete_collection(self, collection_id: str) -> bool:
+        """Delete a collection; may be repeated. Its files stay in Files.
+
+        Returns:
+            True when it was deleted now, False when it was not there.
+        """
+        path = _path("delete_collection", "collections", collection_id)
+        return await self._done_unless_gone(
+            self._request(self._management, "delete_collection", "DELETE", path)
         )
 
     async def check_keys(self) -> None:
@@ -621,6 +663,16 @@ def _file(request: Request, answer: Mapping[str, Any]) -> XaiFile:
         size=size if size is not None else _int(answer.get("size_bytes")),
         filename=_text(answer.get("filename")) or _text(answer.get("name")),
         created_at=_time(answer.get("created_at")),
+    )
+
+
+def _collection(request: Request, answer: Mapping[str, Any]) -> Collection:
+    return Collection(
+        id=_id(request, answer, "collection_id"),
+        name=_text(answer.get("collection_name")),
+        documents_count=_int(answer.get("documents_count")),
+        created_at=_time(answer.get("created_at")),
+        description=_text(answer.get("collection_description")),
     )
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from bitbylaw_common.events import Quarantined
 from bitbylaw_common.runtime import Emit
+from bitbylaw_common.webhooks import WEBHOOKS, Webhook
 from bitbylaw_ingest.domain.reading import Reading, Unreadable, is_id, read, read_item
 from bitbylaw_ingest.domain.skimming import Fault
-from bitbylaw_ingest.domain.webhooks import Webhook, changes
-from bitbylaw_ingest.steps.vmh_webhook_api_step import WEBHOOKS, emits_of
+from bitbylaw_ingest.domain.webhooks import changes
+from bitbylaw_ingest.steps.vmh_webhook_api_step import emits_of
 
 SOURCE = "operator"
 """The `source` of events that leave the quarantine."""

@@ -17,6 +17,7 @@ from bitbylaw_common import topics
 from bitbylaw_common.clients.advoware import Advoware
 from bitbylaw_common.clients.advoware_auth import Login, NoStore, Tokens
 from bitbylaw_common.clients.espocrm import EspoCRM
+from bitbylaw_common.clients.espocrm_webhooks import EspoWebhooks
 from bitbylaw_common.clock import SystemClock
 from bitbylaw_common.errors import (
     LogUnavailableError,
@@ -29,14 +30,18 @@ from bitbylaw_common.errors import (
 from bitbylaw_common.http.aiohttp_transport import aiohttp_transport
 from bitbylaw_common.http.answers import date_of
 from bitbylaw_common.http.transport import Request, Response, Transport
+from bitbylaw_common.registrations import GRAVE, Wanted, findings
 from bitbylaw_common.settings import (
     AdvowareSettings,
     EnvModel,
+    EspoSettings,
     KafkaSettings,
     RedisSettings,
     RuntimeSettings,
+    WebhookSettings,
     misspelt,
 )
+from bitbylaw_common.webhooks import WEBHOOKS
 from bitbylaw_devstack import default_cache_dir, missing_tools
 from bitbylaw_document_sync.settings import DocumentSyncSettings
 from bitbylaw_document_sync.xai import Xai
@@ -318,20 +323,31 @@ async def _espocrm(env: Environment) -> list[Check]:
             check = _outside("EspoCRM", settings.base_url, error, "correct ESPOCRM_API_BASE_URL")
         else:
             check = Check("EspoCRM", "ok", f"{settings.base_url} accepts the key")
-    return [check, *_clock("EspoCRM", over.off), _reach(env)]
+        webhooks = await _webhooks(client, settings, env) if check.state == "ok" else None
+    return [check, *_clock("EspoCRM", over.off), *([] if webhooks is None else [webhooks])]
 
 
-def _reach(env: Environment) -> Check:
-    """Return the one thing about webhooks that only an administrator of EspoCRM can look up."""
-    host = env.values.get("HTTP_HOST", "127.0.0.1")
-    port = env.values.get("HTTP_PORT", "3111")
-    return Check(
-        "webhooks of EspoCRM",
-        "unknown",
-        "our API user may not ask for them. Since 9.3.2 EspoCRM posts to no private address, "
-        "unless its configuration allows it",
-        f"add our host and port, such as {host}:{port}, to webhookAllowedAddressList in config.php",
-    )
+async def _webhooks(client: EspoCRM, settings: EspoSettings, env: Environment) -> Check:
+    what = "webhooks of EspoCRM"
+    try:
+        found = await EspoWebhooks(client).registrations()
+    except OutsideError as error:
+        return Check(
+            what,
+            "unknown",
+            f"not seen: {error}",
+            'let the role of our API user allow "Webhooks"',
+        )
+    try:
+        secrets = WebhookSettings.from_env(env.values).secrets
+    except SettingsError:
+        secrets = {}
+    wanted = Wanted(settings.webhook_base_url, secrets=secrets.keys() if secrets else None)
+    grave = [str(one) for one in findings(found, wanted) if one.fault in GRAVE]
+    if not grave:
+        return Check(what, "ok", f"all {len(WEBHOOKS)} are registered, active and post to us")
+    more = f", and {len(grave) - 1} more" if len(grave) > 1 else ""
+    return Check(what, "finding", f"{grave[0]}{more}", "look with `bbl espocrm webhooks plan`")
 
 
 async def _xai(env: Environment) -> list[Check]:

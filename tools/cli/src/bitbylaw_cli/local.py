@@ -278,6 +278,7 @@ class LocalSystem:
             crm, xai, advoware = (f"http://{HOST}:{free_port()}" for _ in range(3))
             env |= {
                 "ESPOCRM_API_BASE_URL": f"{crm}/api/v1",
+                "ESPOCRM_WEBHOOK_BASE_URL": f"http://{HOST}:{port}",
                 "XAI_FILES_URL": xai,
                 "XAI_MANAGEMENT_URL": xai,
                 "ADVOWARE_CONFIGURATOR_URL": f"{advoware}/AdvonetConfigurator/api/Url",

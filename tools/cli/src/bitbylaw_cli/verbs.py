@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bitbylaw_cli.advoware_access import CallAnswer, CallPlan, TokenReport
+from bitbylaw_cli.auditing import Audit
+from bitbylaw_cli.braking import BrakedList, Released
 from bitbylaw_cli.checkup import Checkup
 from bitbylaw_cli.chronicle import Story
+from bitbylaw_cli.covering import Coverage
 from bitbylaw_cli.crons import CronHistory, CronStandList, Triggered
 from bitbylaw_cli.demonstration import Demo
 from bitbylaw_cli.environment_names import Names
@@ -23,10 +26,12 @@ from bitbylaw_cli.record_locks import Release as LockRelease
 from bitbylaw_cli.reference_model import Reference, ReferenceFiles
 from bitbylaw_cli.replaying import Cancellation, Replay, ReplayList
 from bitbylaw_cli.showing import Up, UpPlan
+from bitbylaw_cli.syncing import SyncPlan
 from bitbylaw_cli.tailing import Tailed, TailedList
 from bitbylaw_cli.topic_page import TopicRow
 from bitbylaw_cli.topic_plan import TopicPlan
 from bitbylaw_cli.waits import WaitingList
+from bitbylaw_cli.webhook_records import WebhookPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ class Verb:
 
 _KAFKA = "Kafka"
 _BROKER_ACKNOWLEDGES = "Kafka, which must also acknowledge"
+_SIDES = "Kafka, which must also acknowledge; with --plan EspoCRM and xAI"
 
 VERBS: tuple[Verb, ...] = (
     Verb(
@@ -83,6 +89,28 @@ VERBS: tuple[Verb, ...] = (
         asks=_KAFKA,
     ),
     Verb("waiting", (WaitingList,), asks=_KAFKA),
+    Verb(
+        "coverage",
+        (Coverage,),
+        finding="no tick or no comparison came to its end for too long, a list cannot be read, or "
+        "records are not in line and nothing stands for them",
+        asks=_KAFKA,
+    ),
+    Verb(
+        "audit documents",
+        (Audit,),
+        finding="a record is not in line and nothing waits for it, only a person can mend one, a "
+        "file at xAI is nobody's, or a list cannot be read",
+        asks="Kafka, EspoCRM and xAI",
+    ),
+    Verb("sync document", (SyncPlan,), writes=True, asks=_SIDES),
+    Verb(
+        "plan documents",
+        (SyncPlan,),
+        finding="something would be done about a document, or what cannot be told",
+        asks="Kafka, EspoCRM and xAI",
+    ),
+    Verb("apply documents", (SyncPlan,), writes=True, asks=_SIDES),
     Verb(
         "lag",
         (LagReport,),
@@ -105,6 +133,8 @@ VERBS: tuple[Verb, ...] = (
         asks=_BROKER_ACKNOWLEDGES,
     ),
     Verb("paused", (StandList,), asks=_KAFKA),
+    Verb("brake show", (BrakedList,), finding="something is held back", asks=_KAFKA),
+    Verb("brake release", (Released,), writes=True, asks=_BROKER_ACKNOWLEDGES),
     Verb(
         "cron list",
         (CronStandList,),
@@ -216,6 +246,22 @@ VERBS: tuple[Verb, ...] = (
         refused="a topic has another number of partitions; the others are brought in line",
     ),
     Verb("topics docs", (tuple[TopicRow, ...],)),
+    Verb(
+        "espocrm webhooks plan",
+        (WebhookPlan,),
+        finding="a webhook is missing, inactive, posts elsewhere, or is wrong in another way",
+        asks="EspoCRM",
+        refused="EspoCRM does not let our API user see webhooks",
+    ),
+    Verb(
+        "espocrm webhooks apply",
+        (WebhookPlan,),
+        writes=True,
+        finding="a webhook is not as it should be, with --yes afterwards",
+        asks="EspoCRM",
+        refused="EspoCRM refuses a webhook, or --secrets-file names a file that is there or "
+        "cannot be written",
+    ),
     Verb(
         "tail",
         (TailedList,),

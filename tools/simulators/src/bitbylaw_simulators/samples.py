@@ -136,7 +136,7 @@ def sample_world(
 
 
 def nine_webhooks(espocrm: EspoCRM, base: str, *, skip_own: bool = False) -> dict[str, str]:
-    """Register the nine webhooks at `base`; return their fixed secrets by their fixed ids."""
+    """Register the nine webhooks of our API user at `base`; return their fixed secrets by fixed ids."""
     secrets: dict[str, str] = {}
     pairs = [(entity, action) for entity in ENTITIES for action in ACTIONS]
     for number, (entity, action) in enumerate(pairs, start=1):
@@ -148,7 +148,7 @@ def nine_webhooks(espocrm: EspoCRM, base: str, *, skip_own: bool = False) -> dic
             webhook_id=webhook_id,
             secret=secrets[webhook_id],
             skip_own=skip_own,
-            user=espocrm.api_user if skip_own else None,
+            user=espocrm.api_user,
         )
     return secrets
 

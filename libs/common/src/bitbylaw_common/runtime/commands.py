@@ -1,11 +1,11 @@
-"""`control.commands`: what stands there, followed for the gates of a process, and halts written.
+"""`control.commands`: what stands there, followed for the gates and brakes of a process, and written.
 
 The topic is the state: the last record of a key holds, a tombstone withdraws it, and whoever
 starts reads it to the end before anything runs.
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,11 +15,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bitbylaw_common import metrics, topics
 from bitbylaw_common.clock import Clock
 from bitbylaw_common.errors import DecodeError, LogUnavailableError
-from bitbylaw_common.events import Command, ReplayCancelled, StepHalted, StepPaused
+from bitbylaw_common.events import (
+    BrakeReleased,
+    BrakeTripped,
+    Command,
+    ReplayCancelled,
+    StepHalted,
+    StepPaused,
+)
 from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.logs import step_logger
-from bitbylaw_common.runtime.gates import Gates
 from bitbylaw_common.runtime.ports import Outgoing, Position, Record
 from bitbylaw_common.topics import PARTITIONS
 
@@ -30,6 +36,8 @@ _KINDS: dict[str, type[Command]] = {
     "paused": StepPaused,
     "halted": StepHalted,
     "replay_cancelled": ReplayCancelled,
+    "braked": BrakeTripped,
+    "brake_released": BrakeReleased,
 }
 _WITHDRAWN = "bitbylaw.command.withdrawn"
 
@@ -51,6 +59,30 @@ class Follows(Protocol):
 
     def follow(self, starts: Mapping[tuple[str, int], int]) -> AsyncIterator[Record]:
         """See `KafkaLog.follow`."""
+        ...
+
+
+class Obeys(Protocol):
+    """What obeys commands, and has some to write itself: gates and brakes."""
+
+    def learn(self, key: str, command: Command | None) -> None:
+        """Take over what stands under a key now; None for nothing."""
+        ...
+
+    def loaded(self) -> None:
+        """Note that everything that stood was learnt."""
+        ...
+
+    def unpublished(self) -> Sequence[Command]:
+        """Return what must still be written."""
+        ...
+
+    def published(self, command: Command) -> None:
+        """Note that Kafka acknowledged what had to be written."""
+        ...
+
+    def listen(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called when there may be something to write."""
         ...
 
 
@@ -195,22 +227,22 @@ async def standing(records: AsyncIterable[Record]) -> Standing:
 
 @dataclass
 class Commands:
-    """Follows the topic for the gates of this process, and writes what they halt.
+    """Follows the topic for the gates and brakes of this process, and writes what they find.
 
     Attributes:
-        gates: one for each service in this process that works on records.
+        gates: what obeys, for each service in this process that works on records.
         source: the process, as logs, metrics and headers name it.
         loaded: set once everything that stood was read; no worker may start before.
     """
 
     log: CommandLog
     clock: Clock
-    gates: Sequence[Gates]
+    gates: Sequence[Obeys]
     source: str
     loaded: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        """Listen to the gates, so that a halt is written at once."""
+        """Listen to them, so that a halt or a trip is written at once."""
         self._image = Image()
         self._next: dict[tuple[str, int], int] = {}
         self._untold: set[str] = set()
@@ -231,13 +263,13 @@ class Commands:
             await self.clock.sleep(FOLLOW_PAUSE_SECONDS)
 
     async def publish(self) -> None:
-        """Write the halts of the gates as they come, each until acknowledged, until cancelled."""
+        """Write halts and trips as they come, each until acknowledged, until cancelled."""
         while True:
             await self._awake.wait()
             self._awake.clear()
             for gates in self.gates:
-                for halt in gates.unpublished():
-                    await self._publish(gates, halt)
+                for command in gates.unpublished():
+                    await self._publish(gates, command)
 
     async def last_words(self, seconds: float) -> None:
         """Write the halts that are not acknowledged yet, for so many seconds at most.
@@ -309,22 +341,34 @@ class Commands:
             for gates in self.gates:
                 gates.learn(key, self._image.get(key))
 
-    async def _publish(self, gates: Gates, halt: StepHalted) -> None:
+    @property
+    def position(self) -> Mapping[tuple[str, int], int]:
+        """Where to read on, by topic and partition."""
+        return {
+            (topics.COMMANDS.name, number): self._next.get((topics.COMMANDS.name, number), 0)
+            for number in range(PARTITIONS)
+        }
+
+    def acknowledged(self, gates: Obeys, command: Command, stored: Position) -> None:
+        """Take over what was written for `gates`; the follower need not have come by yet."""
+        self._image.take(command.key, stored.offset, command)
+        self._untold.add(command.key)
+        self._tell()
+        gates.published(command)
+
+    async def _publish(self, gates: Obeys, command: Command) -> None:
         pause = 0.5
         # another worker of this version may have written it meanwhile
-        while halt in gates.unpublished():
+        while command in gates.unpublished():
             try:
-                [stored] = await self.log.append([encoded(halt, self.clock, source=self.source)])
+                [stored] = await self.log.append([encoded(command, self.clock, source=self.source)])
             except LogUnavailableError as down:
                 self._logger.warning(
-                    "a halt is not acknowledged; the step stands still, and it is written again",
-                    step=halt.step,
+                    "a command is not acknowledged; it holds here, and is written again",
+                    command=command.key,
                     error=str(down),
                 )
                 await self.clock.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
             else:
-                self._image.take(halt.key, stored.offset, halt)
-                self._untold.add(halt.key)
-                self._tell()
-                gates.published(halt)
+                self.acknowledged(gates, command, stored)

@@ -7,11 +7,13 @@ from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 from bitbylaw_common.errors import DecodeError
-from bitbylaw_common.events import Event
+from bitbylaw_common.events import Event, FieldConflict
 from bitbylaw_common.journal import RunFacts
 from bitbylaw_common.outcomes import Skipped
+from bitbylaw_common.runtime.overview import Overview
 from bitbylaw_common.sync.base import BaseState
-from bitbylaw_common.topics import Topic
+from bitbylaw_common.sync.brake import Extent
+from bitbylaw_common.topics import CONFLICTS, Topic
 
 D = TypeVar("D")
 E = TypeVar("E", bound=Event)
@@ -52,6 +54,8 @@ class RunPort(Protocol):
     def base(self) -> bytes | None: ...  # noqa: D102
     def base_unreadable(self, reason: str) -> None: ...  # noqa: D102
     async def write_base(self, value: bytes | None, *, intent: bool) -> None: ...  # noqa: D102
+    def extent(self) -> Extent: ...  # noqa: D102
+    async def overview(self, entity: str) -> Overview: ...  # noqa: D102
 
 
 class Context(Generic[D]):
@@ -93,6 +97,10 @@ class Context(Generic[D]):
             OwnershipLost: another worker owns it now; let it propagate, nothing may be written.
         """
         self._run.still_owner()
+
+    def extent(self) -> Extent:
+        """Return how much of the service's records this worker answers for."""
+        return self._run.extent()
 
     def saw(self, digest: str) -> Skipped | None:
         """Tell what the run sees, as a digest of the snapshot.
@@ -159,6 +167,29 @@ class Context(Generic[D]):
             OwnershipLost, LogUnavailableError: as `enqueue`.
         """
         await self._run.write_base(None if value is None else value.to_bytes(), intent=False)
+
+    async def overview(self, entity: str) -> Overview:
+        """Return what the whole service keeps about one kind of record, whoever owns it.
+
+        Args:
+            entity: the firm's word for the kind, such as "document".
+
+        Raises:
+            LogUnavailableError: the log could not be read to its end.
+        """
+        return await self._run.overview(entity)
+
+    async def conflicted(self, conflicts: Sequence[FieldConflict]) -> None:
+        """Tell both values of fields before one of them is overwritten.
+
+        Returns once acknowledged; the run's journal refers to them. May be repeated: the same
+        conflict keeps its id. The step declares `sync.conflicts` among what it publishes to.
+
+        Raises:
+            OwnershipLost, LogUnavailableError: as `enqueue`; nothing may be overwritten.
+        """
+        await self._run.publish([Emit(CONFLICTS, conflict) for conflict in conflicts])
+        self._run.facts.conflicts += [conflict.conflict_id for conflict in conflicts]
 
     @asynccontextmanager
     async def effect(

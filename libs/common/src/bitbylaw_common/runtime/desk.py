@@ -26,6 +26,7 @@ from bitbylaw_common.runtime.ports import (
 )
 from bitbylaw_common.runtime.schedule import Schedule
 from bitbylaw_common.runtime.step import Step
+from bitbylaw_common.sync.brake import Extent
 
 D = TypeVar("D")
 
@@ -104,6 +105,7 @@ class Desk(Generic[D]):
         owns: whether this very ownership of a partition still stands.
         lost: told when it turned out that it does not.
         released: called when the last wait for Kafka is over.
+        extent: how much of the service this worker answers for.
         holding: how many runs wait for Kafka; meanwhile none starts.
         schedule_topic, base_topic, dlq_topic: what the worker keeps for itself.
     """
@@ -118,6 +120,7 @@ class Desk(Generic[D]):
     owns: Callable[[Partition], bool]
     lost: Callable[[Partition], None]
     released: Callable[[], None]
+    extent: Callable[[], Extent]
     logger: StepLogger
     schedule: Schedule = field(default_factory=Schedule)
     holding: int = 0

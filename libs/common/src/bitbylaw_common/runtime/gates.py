@@ -375,7 +375,7 @@ class Gates:
         """Return the halts that must still be written."""
         return tuple(self._unpublished.values())
 
-    def published(self, halt: StepHalted) -> None:
+    def published(self, halt: Command) -> None:
         """Note that Kafka acknowledged a halt; `learn` has been told what stands since."""
         if self._unpublished.pop(halt.key, None) is not None:
             self._look_again()

@@ -16,7 +16,7 @@ from bitbylaw_common.kafka.log import KafkaLog
 from bitbylaw_common.locks import redis_locks
 from bitbylaw_common.logs import step_logger
 from bitbylaw_common.runtime.app import App
-from bitbylaw_common.runtime.commands import Commands
+from bitbylaw_common.runtime.commands import Commands, Obeys
 from bitbylaw_common.runtime.control import FunctionInfo, functions_of
 from bitbylaw_common.runtime.desk import StepHealth, WorkerOptions
 from bitbylaw_common.runtime.fleet import Fleet
@@ -33,6 +33,7 @@ from bitbylaw_common.settings import (
     RuntimeSettings,
     TraceSettings,
 )
+from bitbylaw_common.sync.brake import Brake
 from bitbylaw_common.topics import Topic
 
 JOURNAL_SECONDS = 0.02
@@ -51,12 +52,14 @@ class _Hosted:
         http_health: of the steps that requests start, by step name.
         consumer: its Kafka member, once it is open; None for an app of routes only.
         gates: which of its steps may start.
+        brake: what holds back too many changes; None where it syncs nothing.
     """
 
     app: App[Any]
     http_health: dict[str, StepHealth] = field(default_factory=dict)
     consumer: KafkaHost[Any] | None = None
     gates: Gates | None = None
+    brake: Brake | None = None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
@@ -206,6 +209,7 @@ async def hosting(
             if not hosted.app.works_on_records:
                 continue
             locks = await opened.enter_async_context(redis_locks(redis, service=hosted.app.name))
+            hosted.brake = getattr(deps, "brake", None)
             hosted.gates = Gates(
                 hosted.app.name,
                 [step.name for step in hosted.app.steps if not step.http_triggers],
@@ -295,12 +299,14 @@ async def _begin(
         lasting(hosting.fleet.publish(), hosting.fleet.follow())
     if hosting.reports is not None and starting:
         lasting(hosting.reports.publish())
-    gates = [hosted.gates for hosted in starting if hosted.gates is not None]
-    if gates:
+    obeying: list[Obeys] = [
+        one for hosted in starting for one in (hosted.gates, hosted.brake) if one is not None
+    ]
+    if obeying:
         source = "+".join(hosted.app.name for hosted in starting)
-        commands = hosting.commands = Commands(log, clock, gates, source=source)
+        commands = hosting.commands = Commands(log, clock, obeying, source=source)
         lasting(commands.follow(log), commands.publish())
-        # What is paused or halted must not start for a moment.
+        # What is paused, halted or braked must not start for a moment.
         await commands.loaded.wait()
     for hosted in starting:
         if hosted.consumer is not None and not hosting.draining:

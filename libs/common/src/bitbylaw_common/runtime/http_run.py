@@ -14,9 +14,11 @@ from bitbylaw_common.outcomes import Skipped
 from bitbylaw_common.runtime.app import App
 from bitbylaw_common.runtime.context import Context, Emit
 from bitbylaw_common.runtime.desk import publish
+from bitbylaw_common.runtime.overview import Overview
 from bitbylaw_common.runtime.ports import Appends
 from bitbylaw_common.runtime.step import Step
 from bitbylaw_common.runtime.triggers import ApiRequest, ApiResponse
+from bitbylaw_common.sync.brake import Extent
 
 D = TypeVar("D")
 
@@ -67,10 +69,19 @@ class _HttpRun:
     def base_unreadable(self, reason: str) -> None:
         return None
 
+    def extent(self) -> Extent:
+        return Extent(share=0.0)
+
     async def write_base(self, value: bytes | None, *, intent: bool) -> None:
         raise DeclarationError(
             f"step {self._step.name!r} is started by HTTP and has no record to keep a base for; "
             "publish an event and let a queue step do it"
+        )
+
+    async def overview(self, entity: str) -> Overview:
+        raise DeclarationError(
+            f"step {self._step.name!r} is started by HTTP: what a service keeps about its "
+            f"{entity} records is for its crons"
         )
 
 

@@ -5,11 +5,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bitbylaw_common.events import Event
-from bitbylaw_common.kafka.codec import Envelope
 from bitbylaw_common.runtime.ports import Position
+
+if TYPE_CHECKING:  # the codec knows the runtime's records, and the runtime what it decodes
+    from bitbylaw_common.kafka.codec import Envelope
 
 Cause = Literal["record", "due", "request"]
 
@@ -43,7 +45,7 @@ class Item:
 
     given: object
     event: Event | None
-    envelope: Envelope
+    envelope: "Envelope"
     partition: int
     cause: Cause = "record"
     position: Position | None = None

@@ -35,11 +35,13 @@ from bitbylaw_common.runtime.context import Context, Emit, StepLogger
 from bitbylaw_common.runtime.dead_letters import DeadLetter
 from bitbylaw_common.runtime.desk import Desk, Partition, Unreadable, publish
 from bitbylaw_common.runtime.lanes import LaneKey, Work
+from bitbylaw_common.runtime.overview import Overview, overview
 from bitbylaw_common.runtime.ports import Outgoing
 from bitbylaw_common.runtime.schedule import Carried, ScheduleEntry
 from bitbylaw_common.runtime.step import Step
 from bitbylaw_common.runtime.triggers import Tick
 from bitbylaw_common.runtime.verdict import Chain, Verdict, judge, outcome_of
+from bitbylaw_common.sync.brake import Extent
 
 D = TypeVar("D")
 
@@ -207,6 +209,14 @@ class Run(Generic[D]):
         else:
             self.partition.base[self._record_key] = value
 
+    async def overview(self, entity: str) -> Overview:
+        """See `Context.overview`."""
+        return await overview(self.desk.log, self.desk.app.name, entity)
+
+    def extent(self) -> Extent:
+        """See `Context.extent`."""
+        return self.desk.extent()
+
     def base_unreadable(self, reason: str) -> None:
         """Count and log a base that counts as none."""
         metrics.UNDECODABLE.labels(self.desk.app.name, "base").inc()
@@ -256,6 +266,7 @@ class Run(Generic[D]):
             "reason": self._reason[:WORDS_KEPT],
             "saw": self.facts.seen,
             "effects": self.facts.effects,
+            "conflicts": self.facts.conflicts,
             "origin": self.origin,
         }
         if verdict is not None:

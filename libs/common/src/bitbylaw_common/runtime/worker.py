@@ -51,6 +51,7 @@ from bitbylaw_common.runtime.status import (
 )
 from bitbylaw_common.runtime.step import Step
 from bitbylaw_common.runtime.triggers import Tick
+from bitbylaw_common.sync.brake import Extent
 
 D = TypeVar("D")
 Place = tuple[str, int]
@@ -106,6 +107,7 @@ class Worker(Generic[D]):
             owns=self._owns,
             lost=self._lost,
             released=self._pump,
+            extent=self.extent,
             logger=step_logger(service=app.name),
         )
         self._lease = lease
@@ -164,6 +166,11 @@ class Worker(Generic[D]):
     def partitions(self) -> frozenset[int]:
         """The partitions owned and loaded."""
         return frozenset(self._partitions)
+
+    def extent(self) -> Extent:
+        """Return how much of the service's records lies in the partitions owned."""
+        known = sum(len(part.base) for part in self._partitions.values())
+        return Extent(known, len(self._partitions) / topics.PARTITIONS)
 
     @property
     def voided(self) -> frozenset[int]:

@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from bitbylaw_common.outcomes import Rejected, Wait
 from bitbylaw_common.sync.base import BaseState
+from bitbylaw_document_sync.domain.notices import CloseTask, Notify, Told, Trouble
 
 # -- what EspoCRM says ----------------------------------------------------------------------------
 
@@ -17,9 +19,14 @@ class Word(StrEnum):
     """What a status field can tell people about a document once we have looked at it."""
 
     SYNCED = "synced"
+    INDEXING = "indexing"
     UNWANTED = "unwanted"
     UNSUPPORTED = "unsupported"
     FAILED = "failed"
+
+
+FRESH = "fresh"
+"""A status that asks for a sync, in whatever words."""
 
 
 class Noted(StrEnum):
@@ -54,6 +61,8 @@ class Entry:
         writable: what the CRM has a field for; the rest is left out.
         strange: names of status fields that hold a word nobody knows.
         status_fields: names of the status fields that there are, the chief one first.
+        status_said: what the chief one says, as it is spelt there.
+        assigned_to: the user it is assigned to, who is told what a person must do about it.
     """
 
     id: str
@@ -74,6 +83,22 @@ class Entry:
     writable: frozenset[Noted] = frozenset(Noted)
     strange: tuple[str, ...] = ()
     status_fields: tuple[str, ...] = ()
+    status_said: str = ""
+    assigned_to: str | None = None
+
+    def value_of(self, what: Noted) -> str:
+        """Return what the record shows in one of our fields, as text; "fresh" for a new status."""
+        match what:
+            case Noted.FILE:
+                return self.xai_id or ""
+            case Noted.COLLECTIONS:
+                return ",".join(sorted(self.collections))
+            case Noted.HASH:
+                return self.synced_hash or ""
+            case Noted.MESSAGE:
+                return self.message or ""
+            case Noted.STATUS:
+                return FRESH if self.fresh else self.says or self.status_said
 
     def synced_as(self, md5: str | None) -> bool:
         """Say whether the record notes exactly these bytes as synced."""
@@ -118,6 +143,30 @@ class Sharer:
 # -- what xAI says --------------------------------------------------------------------------------
 
 
+class Indexing(StrEnum):
+    """How far xAI is with making a file searchable in a collection."""
+
+    RUNNING = "running"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in one collection.
+
+    Attributes:
+        hash: of the bytes, as xAI reports it; empty where it does not.
+        error: why indexing failed, in xAI's words. May be personal.
+    """
+
+    file_id: str
+    collection: str
+    state: Indexing = Indexing.READY
+    hash: str = ""
+    error: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What xAI holds of the files and collections that were asked about.
@@ -125,10 +174,32 @@ class Found:
     Attributes:
         files: ids of the files that exist.
         attached: pairs of file and collection.
+        members: what is known beyond that; a pair without is searchable.
     """
 
     files: frozenset[str] = frozenset()
     attached: frozenset[tuple[str, str]] = frozenset()
+    members: tuple[Member, ...] = ()
+
+    def with_members(self, members: Iterable[Member]) -> "Found":
+        """Return the same with these, in place of what was known of their pairs."""
+        new = {(one.file_id, one.collection): one for one in members}
+        kept = [one for one in self.members if (one.file_id, one.collection) not in new]
+        return Found(self.files, self.attached | new.keys(), (*kept, *new.values()))
+
+    def indexing(self, file_id: str, state: Indexing) -> frozenset[str]:
+        """Return the collections in which the file is that far; RUNNING or FAILED."""
+        return frozenset(
+            one.collection for one in self.members if one.file_id == file_id and one.state is state
+        )
+
+    def error_of(self, file_id: str) -> str:
+        """Return why indexing the file failed, in xAI's words; empty where it does not say."""
+        return next((m.error for m in self.members if m.file_id == file_id and m.error), "")
+
+    def hash_of(self, file_id: str) -> str:
+        """Return the hash that xAI reports of the file; empty where it does not."""
+        return next((m.hash for m in self.members if m.file_id == file_id and m.hash), "")
 
     def collections_of(self, file_id: str) -> frozenset[str]:
         """Return the collections that hold the file."""
@@ -179,6 +250,44 @@ class Retired(BaseModel):
     ours: bool
 
 
+class Obstacle(BaseModel):
+    """What xAI could not do with a file; kept so that it is not tried for ever.
+
+    Attributes:
+        kind: it "refused" the bytes, its "indexing" failed, or the "hash" it reports is not theirs.
+        content: keyed digest of the bytes' MD5; with other bytes it is out of the way.
+        tries: how often it happened.
+        since: when it happened last, by our clock.
+        status: the HTTP status of a refusal.
+        file_id: the file whose hash was wrong first.
+        told: the record says so.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    kind: Literal["refused", "indexing", "hash"]
+    content: str | None
+    tries: int = 1
+    since: datetime
+    status: int | None = None
+    file_id: str | None = None
+    told: bool = False
+
+
+class Noting(BaseModel):
+    """A write-back that was about to happen; whether it did, the next run finds out.
+
+    Attributes:
+        version: EspoCRM's count of saves before it, where the entity has one.
+        target: keyed digests of what was to be noted, by field.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    version: int | None = None
+    target: dict[Noted, str]
+
+
 class DocumentBase(BaseState):
     """What EspoCRM and xAI agreed on last about one document.
 
@@ -192,6 +301,12 @@ class DocumentBase(BaseState):
         collections: every collection that may hold the file; written before it is put there.
         retired: earlier files that are still to be cleared away.
         pending: an upload of unknown fate.
+        hashes: keyed digests of what xAI may report as the hash of its file; empty: not known.
+        indexing: since when the file is on its way to be searchable where it is wanted.
+        obstacle: what xAI could not do with the file.
+        noted: keyed digests of what the record showed in our fields when both sides agreed last.
+        noting: a write-back of unknown fate.
+        told: the troubles that a person was told about and that last.
     """
 
     file_id: str | None = None
@@ -203,6 +318,12 @@ class DocumentBase(BaseState):
     collections: tuple[str, ...] = ()
     retired: tuple[Retired, ...] = ()
     pending: UploadIntent | None = None
+    hashes: tuple[str, ...] = ()
+    indexing: datetime | None = None
+    obstacle: Obstacle | None = None
+    noted: dict[Noted, str] = Field(default_factory=dict)
+    noting: Noting | None = None
+    told: tuple[Told, ...] = ()
 
     def says_the_same_as(self, other: "DocumentBase | None") -> bool:
         """Compare but for when and by which run it was written."""
@@ -211,10 +332,16 @@ class DocumentBase(BaseState):
             exclude=stamps
         )
 
-    def with_file(self, file_id: str, intent: UploadIntent) -> "DocumentBase":
+    def with_file(
+        self, file_id: str, intent: UploadIntent, hashes: tuple[str, ...] = ()
+    ) -> "DocumentBase":
         """Return the base after the intended upload became `file_id`; the file before retires."""
+        again = self.obstacle is not None and self.obstacle.kind == "hash"
         return self.retiring(file_id).model_copy(
             update={
+                "hashes": hashes,
+                "indexing": intent.since,
+                "obstacle": self.obstacle if again else None,
                 "ours": True,
                 "attachment_id": intent.attachment_id,
                 "content": intent.content,
@@ -229,7 +356,14 @@ class DocumentBase(BaseState):
         retired = self.retired
         if self.file_id is not None:
             retired = (*retired, Retired(file_id=self.file_id, ours=self.ours))
-        unknown = {"attachment_id": None, "content": None, "recorded": None, "size": None}
+        unknown = {
+            "attachment_id": None,
+            "content": None,
+            "recorded": None,
+            "size": None,
+            "hashes": (),
+            "indexing": None,
+        }
         return self.model_copy(
             update={"file_id": successor, "ours": False, "retired": retired, **unknown}
         )
@@ -283,7 +417,19 @@ class DeleteFile:
     file_id: str
 
 
-Action = Upload | Attach | Detach | WriteBack | DeleteFile
+Action = Upload | Attach | Detach | WriteBack | DeleteFile | Notify | CloseTask
+
+
+@dataclass(frozen=True, slots=True)
+class Clash:
+    """A value in one of our fields that somebody else wrote, and that is about to be overwritten.
+
+    Personal: never log it.
+    """
+
+    what: Noted
+    ours: str
+    theirs: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +444,9 @@ class Plan:
         after: the base once all actions are done; after an upload, without the new file's id.
             None: forget the record.
         ending: how the run ends where it is neither done nor skipped.
+        more: the actions show something new: once they are done, the rest is planned anew.
+        clashes: what the write-back overwrites that is not ours; to be told before.
+        troubles: what a person should know about the record as it is now.
     """
 
     rule: str
@@ -306,6 +455,9 @@ class Plan:
     actions: tuple[Action, ...] = ()
     after: DocumentBase | None = None
     ending: Wait | Rejected | None = None
+    more: bool = False
+    clashes: tuple[Clash, ...] = ()
+    troubles: tuple[Trouble, ...] = ()
 
 
 # -- what must be known first ---------------------------------------------------------------------
@@ -388,11 +540,23 @@ class Sight:
                 *_marked("held", entry.on_hold),
             )
         )
+        # A person who sets the status back shows what the failed attempt saw, and means more.
+        obstacle = self.base.obstacle if self.base is not None else None
+        known = () if obstacle is None else (f"{obstacle.kind} {obstacle.tries}",)
         return (
             "gone" if entry is None else "there",
             *ours,
+            *known,
             *_marked("file", self.found.files),
             *_marked("attached", (f"{file} {place}" for file, place in self.found.attached)),
+            *_marked(
+                "indexing",
+                (
+                    f"{one.file_id} {one.collection} {one.state}"
+                    for one in self.found.members
+                    if one.state is not Indexing.READY
+                ),
+            ),
         )
 
 

@@ -13,6 +13,10 @@
     row 12        empty, too large or unsupported: not uploaded, and the record says why
     row 13        bytes that are not what the record says (see `executor`): the bytes count
     row 18        a collection is gone at xAI: the others are served
+    refused       xAI would not take these bytes before: they are not sent again
+    indexing      attached is not searchable: the record says "synced", and the version before
+                  leaves, only when xAI is done; what fails is tried again, a few times
+    hash differs  xAI tells of other bytes than were sent: they are sent again, once
 
 What a plan needs to know and nobody asked yet comes back as a `Question`. The bytes decide, never
 a flag: `fresh` alone uploads nothing.
@@ -25,6 +29,7 @@ from datetime import timedelta
 from bitbylaw_common.outcomes import Rejected, Wait
 from bitbylaw_common.sync.digests import NORMALISER, Digester
 from bitbylaw_document_sync.domain import texts
+from bitbylaw_document_sync.domain.announcing import announced
 from bitbylaw_document_sync.domain.filetypes import Unfit, unfit
 from bitbylaw_document_sync.domain.model import (
     Absent,
@@ -34,13 +39,17 @@ from bitbylaw_document_sync.domain.model import (
     AskSharers,
     AskUploads,
     Attach,
+    Clash,
     DeleteFile,
     Detach,
     DocumentBase,
     Entry,
     FileFacts,
     Found,
+    Indexing,
     Noted,
+    Noting,
+    Obstacle,
     Plan,
     Question,
     Retired,
@@ -52,8 +61,24 @@ from bitbylaw_document_sync.domain.model import (
     WriteBack,
 )
 from bitbylaw_document_sync.domain.naming import trace
+from bitbylaw_document_sync.domain.notices import Kind, Trouble
 
-_VERDICTS = (Word.UNSUPPORTED, Word.FAILED)
+_VERDICTS = (Word.UNSUPPORTED, Word.FAILED, Word.INDEXING)
+
+_HASH = 64
+"""Characters of a hash in hex; what is none of such a length proves nothing."""
+
+HASH_DIFFERS = "hash differs"
+"""The rule, by its name in the journal."""
+
+UNKNOWN_FATE = "an upload's fate is unknown"
+
+SOONEST_LOOK = timedelta(seconds=2)
+LATEST_LOOK = timedelta(minutes=5)
+"""How soon, and how late, it is looked again whether xAI is done: after as long as it took so far."""
+
+INDEXING_PAUSES = (timedelta(minutes=5), timedelta(hours=1))
+"""How long after which failure xAI is to try again; after the next one nobody tries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +89,15 @@ class Policy:
         digester: makes the digests of the base.
         settle: how long the fate of an upload without an answer may stay unknown.
         delete_files: the file of a deleted or unlinked document is deleted, not kept.
+        indexing: how long xAI may take to make a file searchable.
+        notify: the user who is told about a document that is assigned to nobody; None: nobody.
     """
 
     digester: Digester
     settle: timedelta
     delete_files: bool = False
+    indexing: timedelta = timedelta(hours=6)
+    notify: str | None = None
 
 
 def plan(sight: Sight, policy: Policy) -> Plan | Question:
@@ -81,8 +110,12 @@ def plan(sight: Sight, policy: Policy) -> Plan | Question:
     if not isinstance(settled, Sight):
         return settled
     if settled.entry is None:
-        return _gone(settled, policy)
-    return _Case(settled, settled.entry, policy).decision()
+        answer = _gone(settled, policy)
+    else:
+        answer = _Case(settled, settled.entry, policy).decision()
+    if not isinstance(answer, Plan):
+        return answer
+    return _announced(_accounted(answer, settled, policy), settled, policy)
 
 
 def resembles(uploaded: Uploaded, intent: UploadIntent, digester: Digester) -> bool:
@@ -95,13 +128,54 @@ def has_content(md5: str, intent: UploadIntent, digester: Digester) -> bool:
     return digester.of(md5) == intent.content
 
 
-def refusal(sight: Sight, policy: Policy, *, status: int | None, words: str) -> Plan:
-    """Return what to note in the record after xAI refused the file; the run ends as rejected."""
+def refusal(
+    sight: Sight, policy: Policy, *, status: int | None, words: str, content: str | None = None
+) -> Plan:
+    """Return what to note in the record after xAI refused the file; the run ends as rejected.
+
+    Args:
+        content: keyed digest of the MD5 of the bytes that it refused, which are not sent again;
+            None where it refused something else.
+    """
     entry, base = sight.entry, sight.base
-    word = Word.UNSUPPORTED if status in (413, 415) else Word.FAILED
-    actions = () if entry is None else _noted(entry, {}, word, texts.refused(status))
+    word, message = _refused_as(status)
+    actions = () if entry is None else _noted(entry, {}, word, message)
+    before = base
+    if base is not None and content is not None:
+        obstacle = Obstacle(kind="refused", content=content, since=sight.now, status=status)
+        before = base.model_copy(update={"obstacle": obstacle})
+        base = base.model_copy(update={"obstacle": obstacle.model_copy(update={"told": True})})
     ending = Rejected(words, error="Invalid")
-    return Plan("refused", "xAI will not take the file as it is", base, actions, base, ending)
+    trouble = Trouble(Kind.REFUSED, message)
+    reason = "xAI will not take the file as it is"
+    refused = Plan("refused", reason, before, actions, base, ending, troubles=(trouble,))
+    return _announced(_accounted(refused, sight, policy), sight, policy)
+
+
+def _refused_as(status: int | None) -> tuple[Word, str]:
+    """Return status and message of a record whose file xAI answered with this HTTP status."""
+    word = Word.UNSUPPORTED if status in (413, 415) else Word.FAILED
+    return word, texts.refused(status)
+
+
+def gave_up(sight: Sight, policy: Policy, *, attempts: int) -> Plan:
+    """Return what to tell people when the last attempt failed; how the run ends is not its word."""
+    rule, reason = "gave up", f"attempt {attempts} was the last"
+    if sight.entry is None:
+        return Plan(rule, reason, sight.base, (), sight.base)
+    message = texts.gave_up(attempts)
+    noting = _noted(sight.entry, {}, Word.FAILED, message)
+    trouble = Trouble(Kind.GAVE_UP, message)
+    ended = Plan(rule, reason, sight.base, noting, sight.base, troubles=(trouble,))
+    return _announced(_accounted(ended, sight, policy), sight, policy, conclusive=False)
+
+
+def _announced(
+    answer: Plan, sight: Sight, policy: Policy, *, conclusive: bool | None = None
+) -> Plan:
+    return announced(
+        answer, sight, to=policy.notify, key_id=policy.digester.key_id, conclusive=conclusive
+    )
 
 
 # -- an upload of unknown fate --------------------------------------------------------------------
@@ -130,7 +204,7 @@ def _settled(sight: Sight, policy: Policy) -> Sight | Plan | Question:
             base,
             (),
             base,
-            Wait("an upload's fate is unknown", rest),
+            Wait(UNKNOWN_FATE, rest),
         )
     return replace(sight, base=base.model_copy(update={"pending": None}))
 
@@ -178,6 +252,16 @@ def _not_shared(detaches: Iterable[Detach], sight: Sight) -> list[Detach]:
         (sharer.file_id, place) for sharer in sight.sharers or () for place in sharer.collections
     }
     return [detach for detach in detaches if (detach.file_id, detach.collection) not in used]
+
+
+def _lent(detaches: Iterable[Detach], sight: Sight) -> set[str]:
+    """Return where a file stays for another record's sake; it is looked for there again.
+
+    Two records with one file may leave a collection at the same time, and each sees the other.
+    """
+    asked = list(detaches)
+    gone = _not_shared(asked, sight)
+    return {detach.collection for detach in asked if detach not in gone}
 
 
 # -- the record is there --------------------------------------------------------------------------
@@ -284,9 +368,10 @@ class _Case:
             why,
             _noted(self.entry, {}, word, message),
             self.sight.base,
+            troubles=() if word is None else (Trouble(Kind.NO_FILE, texts.NO_FILE),),
         )
 
-    def _upload(self) -> Plan | Question:
+    def _upload(self, obstacle: Obstacle | None = None) -> Plan | Question:
         if isinstance(self.facts, Absent):
             if self.files & self.found.files:
                 return self._kept_as_it_is(texts.NO_FILE, Word.FAILED, "row 2: no file")
@@ -300,6 +385,8 @@ class _Case:
             return AskFile(self._attachment, hashed=True)
         if self._missing == self.entry.wanted:
             return self._nowhere_to_put()
+        if obstacle is None and (refused := self._refused()) is not None:
+            return self._as_refused(refused)
         intent = UploadIntent(
             since=self.sight.now,
             attachment_id=self._attachment,
@@ -315,6 +402,7 @@ class _Case:
             update={
                 "pending": intent,
                 "collections": _names(base.collections, self.entry.wanted - self._missing),
+                "obstacle": obstacle,
             }
         )
         upload = Upload(
@@ -325,7 +413,55 @@ class _Case:
             self.md5,
             intent,
         )
-        return Plan(rule, reason, before, (upload,), before)
+        if obstacle is not None:
+            rule, reason = HASH_DIFFERS, "xAI reports the hash of other bytes: sent again, once"
+        return Plan(rule, reason, before, (upload,), before, more=True)
+
+    def _refused(self) -> Obstacle | None:
+        """Return xAI's refusal of these very bytes; None once a person asks to try them again."""
+        obstacle = self._obstacle("refused")
+        if obstacle is None:
+            return None
+        word, _ = _refused_as(obstacle.status)
+        # The record stopped saying so: somebody set it back, where it could say so at all.
+        asked = obstacle.told and self.entry.fresh and word not in self.entry.words
+        return None if asked else obstacle
+
+    def _obstacle(self, kind: str) -> Obstacle | None:
+        """Return what xAI could not do with the record's bytes, where it is of that kind."""
+        base = self.sight.base
+        found = base.obstacle if base is not None else None
+        if base is None or found is None or found.kind != kind:
+            return None
+        same = base.comparable(self.policy.digester.key_id) and found.content == (
+            self._digest(self.md5) or base.content
+        )
+        return found if same else None
+
+    def _as_refused(self, obstacle: Obstacle) -> Plan | Question:
+        """Leave everything as it is: xAI would not take these bytes before."""
+        word, message = _refused_as(obstacle.status)
+        ending = Rejected("xAI refused these bytes before; they were not sent again", "Invalid")
+        trouble = Trouble(Kind.REFUSED, message)
+        if self.files & self.found.files:
+            answer = self._kept_as_it_is(message, word, "refused")
+            if not isinstance(answer, Plan):
+                return answer
+            return replace(answer, ending=answer.ending or ending, troubles=(trouble,))
+        noting = _noted(self.entry, {}, word, message)
+        base = self.sight.base
+        if base is not None:
+            told = obstacle.model_copy(update={"told": True})
+            base = base.model_copy(update={"obstacle": told})
+        return Plan(
+            "refused",
+            "xAI would not take these bytes before",
+            self.sight.base,
+            noting,
+            base,
+            ending,
+            troubles=(trouble,),
+        )
 
     def _why_upload(self) -> tuple[str, str]:
         if not self.files:
@@ -343,6 +479,7 @@ class _Case:
             why.value,
             _noted(self.entry, {}, Word.UNSUPPORTED, message),
             self.sight.base,
+            troubles=(Trouble(texts.UNFIT_KINDS[why], message),),
         )
 
     def _kept_as_it_is(
@@ -354,9 +491,11 @@ class _Case:
         if file is None or file not in self.found.files:
             file = min(self.files & self.found.files)
         reason = why.value if why is not None else "EspoCRM does not have the file"
-        return self._in_place(
+        kind = texts.UNFIT_KINDS[why] if why is not None else Kind.NO_FILE
+        answer = self._in_place(
             file, rule, f"{reason}; the earlier version stays", word=word, message=message
         )
+        return _troubled(answer, Trouble(kind, message))
 
     def _nowhere_to_put(self) -> Plan:
         message = texts.collections_missing(self._missing)
@@ -365,7 +504,8 @@ class _Case:
             "no collection that wants it exists at xAI",
             _noted(self.entry, {}, Word.FAILED, message),
             self.sight.base,
-            self._rejection(),
+            ending=self._rejection(),
+            troubles=(Trouble(Kind.COLLECTION_MISSING, message),),
         )
 
     def _rejection(self) -> Rejected | None:
@@ -381,15 +521,35 @@ class _Case:
         """Bring the collections in line with a file whose bytes are right."""
         if self._missing:
             message = texts.collections_missing(self._missing)
-            return self._in_place(
+            answer = self._in_place(
                 file,
                 "row 18: collection gone",
                 "a collection is gone",
                 word=Word.FAILED,
                 message=message,
             )
+            return _troubled(answer, Trouble(Kind.COLLECTION_MISSING, message))
+        mismatch = self._mismatch(file)
+        if mismatch is not None and mismatch.tries == 1:
+            return self._upload(mismatch)
+        if mismatch is not None:
+            message = texts.HASH_DIFFERS
+            answer = self._in_place(
+                file,
+                HASH_DIFFERS,
+                "xAI reports the hash of other bytes again",
+                word=Word.FAILED,
+                message=message,
+            )
+            if not isinstance(answer, Plan) or answer.more:
+                return answer
+            ending = Rejected("xAI reports the hash of other bytes, twice", error="HashDiffers")
+            return replace(
+                answer, ending=ending, troubles=(Trouble(Kind.INDEXING_FAILED, message),)
+            )
         md5 = self._hash(file)
-        return self._in_place(file, "", "", word=self._word(Word.SYNCED), message=None, md5=md5)
+        word = self._word(Word.SYNCED)
+        return self._in_place(file, "", "", word=word, message=None, md5=md5, follow=True)
 
     def _hash(self, file: str) -> str | Question | None:
         """Return the MD5 to note for the file: of its bytes, not what the record believes."""
@@ -416,7 +576,17 @@ class _Case:
         word: Word | None,
         message: str | None,
         md5: str | Question | None = None,
+        follow: bool = False,
     ) -> Plan | Question:
+        """Return the plan that puts this file where it is wanted, and all others away.
+
+        Args:
+            file: one that exists at xAI.
+            rule, reason: empty: they follow from what there is to do.
+            word, message: what the record is to say at the end.
+            md5: the hash to note.
+            follow: it is searchable only when xAI is done with it.
+        """
         if md5 is not None and not isinstance(md5, str):
             return md5
         entry, found = self.entry, self.found
@@ -424,18 +594,25 @@ class _Case:
         here = found.collections_of(file)
         joining = [Attach(file, place) for place in sorted(wanted - here)]
         leaving = [Detach(file, place) for place in sorted(here - entry.wanted - entry.on_hold)]
+        unready = wanted & (
+            found.indexing(file, Indexing.RUNNING) | found.indexing(file, Indexing.FAILED)
+        )
+        # Where the new version cannot be found yet, the one before stays to be found.
+        kept = entry.on_hold | (unready if follow else frozenset())
         replaced = [
             Detach(old, place)
             for old in sorted(self.files - {file})
-            for place in sorted(found.collections_of(old) - entry.on_hold)
+            for place in sorted(found.collections_of(old) - kept)
         ]
         base = self._base_around(file)
         cleared = [
-            retired
-            for retired in base.retired
-            if not found.collections_of(retired.file_id) & entry.on_hold
+            retired for retired in base.retired if not found.collections_of(retired.file_id) & kept
         ]
         doomed = [r.file_id for r in cleared if r.ours and r.file_id in found.files]
+        if joining:
+            if not rule:
+                rule, reason = self._why_in_place(joining, leaving, replaced, (), doomed)
+            return self._joined(base, joining, wanted | here, rule, reason, follow=follow)
         if (leaving or replaced or doomed) and self.sight.sharers is None:
             return AskSharers(tuple(sorted(self.files)))
         places = wanted | (here & entry.on_hold)
@@ -446,24 +623,185 @@ class _Case:
         if md5 is not None:
             values[Noted.HASH] = md5
         noting = _noted(entry, values, word, message, wanted_again=bool(places))
+        if follow and unready:
+            followed = self._followed(file, base, places, [*replaced, *leaving], noting)
+            if followed is not None:
+                return followed
         actions: tuple[Action, ...] = (
-            *joining,
             *_not_shared([*replaced, *leaving], self.sight),
             *noting,
             *(DeleteFile(old) for old in doomed if not _shared(old, self.sight)),
         )
         after = base.model_copy(
             update={
-                "collections": tuple(sorted(places)),
+                "collections": _names(places, _lent([*replaced, *leaving], self.sight)),
                 "retired": tuple(r for r in base.retired if r not in cleared),
+                "indexing": None,
             }
+            | ({"obstacle": None} if follow else {})
         )
         before = base.model_copy(
             update={"collections": _names(base.collections, entry.collections, places)}
         )
         if not rule:
-            rule, reason = self._why_in_place(joining, leaving, replaced, noting, doomed)
+            rule, reason = self._why_in_place([], leaving, replaced, noting, doomed)
         return Plan(rule, reason, before, actions, after, self._rejection())
+
+    def _joined(
+        self,
+        base: DocumentBase,
+        joining: list[Attach],
+        places: frozenset[str],
+        rule: str,
+        reason: str,
+        *,
+        follow: bool,
+    ) -> Plan:
+        """Attach first; what xAI makes of it then is looked at before anything leaves."""
+        since = base.indexing
+        if follow and (since is None or self.sight.now - since > self.policy.indexing / 2):
+            since = self.sight.now  # so a collection that is added later gets its time
+        before = base.model_copy(
+            update={
+                "collections": _names(base.collections, self.entry.collections, places),
+                "indexing": since,
+            }
+        )
+        return Plan(rule, reason, before, tuple(joining), before, more=True)
+
+    # Until it can be found -------------------------------------------------------------------
+
+    def _followed(
+        self,
+        file: str,
+        base: DocumentBase,
+        places: frozenset[str],
+        detaches: list[Detach],
+        noting: tuple[WriteBack, ...],
+    ) -> Plan | None:
+        """Return what to do while the file cannot be found everywhere; None where nobody waits.
+
+        Nobody waits for a file that the record tells of as it should: somebody before us saw to it.
+        """
+        failed = places & self.found.indexing(file, Indexing.FAILED)
+        expected = bool(noting) or base.indexing is not None
+        if not expected and (not failed or self.sight.base is None):
+            return None
+        since = base.indexing or self.sight.now
+        elapsed = self.sight.now - since
+        if failed or elapsed >= self.policy.indexing:
+            return self._not_indexed(file, base, places, detaches)
+        values: dict[Noted, str | tuple[str, ...] | None] = {
+            Noted.FILE: file,
+            Noted.COLLECTIONS: tuple(sorted(places)),
+        }
+        word = None if base.obstacle is not None else self._word(Word.INDEXING)
+        shown = word is not None and word not in self.entry.words
+        telling = _noted(self.entry, values, word, None) if shown else ()
+        before = base.model_copy(
+            update={
+                "collections": _names(base.collections, self.entry.collections, places),
+                "indexing": since,
+            }
+        )
+        return Plan(
+            "indexing",
+            "it is attached, and xAI still makes it searchable",
+            before,
+            (*_not_shared(detaches, self.sight), *telling),
+            before,
+            Wait(
+                "xAI makes it searchable",
+                min(max(elapsed, SOONEST_LOOK), LATEST_LOOK),
+                until=since + 2 * self.policy.indexing,
+            ),
+        )
+
+    def _not_indexed(
+        self, file: str, base: DocumentBase, places: frozenset[str], detaches: list[Detach]
+    ) -> Plan:
+        """Tell that xAI cannot make it searchable, and let it try again, a few times."""
+        entry, now = self.entry, self.sight.now
+        unready = places & (
+            self.found.indexing(file, Indexing.FAILED) | self.found.indexing(file, Indexing.RUNNING)
+        )
+        obstacle = self._obstacle("indexing")
+        rule = "indexing"
+        places_then = _names(base.collections, entry.collections, places)
+        asked = (
+            obstacle is not None
+            and obstacle.told
+            and entry.fresh
+            and Word.FAILED not in entry.words
+            and base.indexing is None
+        )
+        failure = obstacle is None or base.indexing is not None
+        if obstacle is not None and not failure:
+            pause = _pause_after(obstacle.tries)
+            rest = None if pause is None else obstacle.since + pause - now
+            if asked or (rest is not None and rest <= timedelta()):
+                before = base.model_copy(
+                    update={
+                        "indexing": now,
+                        "collections": places_then,
+                        "obstacle": None if asked else obstacle,
+                    }
+                )
+                again: list[Action] = []
+                for place in sorted(unready):
+                    again += [Detach(file, place), Attach(file, place)]
+                why = "xAI could not make it searchable; attached anew, so that it tries again"
+                return Plan(rule, why, before, tuple(again), before, more=True)
+        if obstacle is None or failure:
+            tries = 1 if obstacle is None else obstacle.tries + 1
+            obstacle = Obstacle(
+                kind="indexing",
+                content=self._digest(self.md5) or base.content,
+                tries=tries,
+                since=now,
+            )
+        pause = _pause_after(obstacle.tries)
+        earlier = any(self.found.collections_of(old) for old in self.files - {file})
+        message = texts.not_indexed(self.found.error_of(file), earlier=earlier)
+        values: dict[Noted, str | tuple[str, ...] | None] = {
+            Noted.FILE: file,
+            Noted.COLLECTIONS: tuple(sorted(places)),
+        }
+        after = base.model_copy(
+            update={
+                "collections": places_then,
+                "indexing": None,
+                "obstacle": obstacle.model_copy(update={"told": True}),
+            }
+        )
+        return Plan(
+            rule,
+            f"xAI could not make it searchable, {obstacle.tries} times so far",
+            base.model_copy(update={"collections": places_then}),
+            (*_not_shared(detaches, self.sight), *_noted(entry, values, Word.FAILED, message)),
+            after,
+            Rejected(
+                f"xAI could not make it searchable, {obstacle.tries} times", error="IndexingFailed"
+            )
+            if pause is None
+            else Wait(
+                "xAI could not make it searchable; it is to try again",
+                max(obstacle.since + pause - now, timedelta()),
+            ),
+            troubles=(Trouble(Kind.INDEXING_FAILED, message),),
+        )
+
+    def _mismatch(self, file: str) -> Obstacle | None:
+        """Return what to note where xAI reports the hash of other bytes than were uploaded."""
+        base, reported = self.sight.base, self.found.hash_of(file)
+        if base is None or base.file_id != file or not base.hashes or len(reported) != _HASH:
+            return None
+        if not self._knows_content(base) or self._digest(reported) in base.hashes:
+            return None
+        before = self._obstacle("hash")
+        if before is None:
+            return Obstacle(kind="hash", content=base.content, since=self.sight.now, file_id=file)
+        return before if before.file_id == file else before.model_copy(update={"tries": 2})
 
     def _why_in_place(
         self,
@@ -519,7 +857,7 @@ class _Case:
             values |= {Noted.FILE: None, Noted.HASH: None}
         after = base.model_copy(
             update={
-                "collections": places,
+                "collections": _names(places, _lent(leaving, self.sight)),
                 "retired": tuple(r for r in base.retired if r.file_id in held),
             }
             | ({"file_id": None, "ours": False, "content": None} if dropped else {})
@@ -600,9 +938,70 @@ class _Case:
         reason: str,
         actions: tuple[WriteBack, ...],
         base: DocumentBase | None,
+        *,
         ending: Rejected | None = None,
+        troubles: tuple[Trouble, ...] = (),
     ) -> Plan:
-        return Plan(rule, reason, base, actions, base, ending)
+        return Plan(rule, reason, base, actions, base, ending, troubles=troubles)
+
+
+def _troubled(answer: Plan | Question, trouble: Trouble) -> Plan | Question:
+    return replace(answer, troubles=(trouble,)) if isinstance(answer, Plan) else answer
+
+
+def _pause_after(tries: int) -> timedelta | None:
+    return INDEXING_PAUSES[tries - 1] if tries <= len(INDEXING_PAUSES) else None
+
+
+# -- whose words they are ---------------------------------------------------------------------------
+
+_WATCHED = (Noted.FILE, Noted.COLLECTIONS, Noted.HASH, Noted.STATUS)
+
+
+def _accounted(answer: Plan, sight: Sight, policy: Policy) -> Plan:
+    """Return the plan with what its base must say about our fields, and with what it clashes.
+
+    Before a write-back the base knows what it is to write, so a run that was killed around it
+    tells its own value from a person's: what is neither agreed nor ours, somebody else wrote.
+    Without a base the record's words are the predecessor's, and nobody's edit is seen.
+    """
+    entry, base, digester = sight.entry, sight.base, policy.digester
+    if entry is None or answer.after is None:
+        return answer
+    back = next((action for action in answer.actions if isinstance(action, WriteBack)), None)
+    shown = {what: digester.of(entry.value_of(what)) for what in _WATCHED}
+    known = base is not None and base.comparable(digester.key_id) and base.noted != {}
+    noted = base.noted if base is not None and known else shown
+    noting = base.noting if base is not None and known else None
+    if back is None:
+        if answer.ending is None and not answer.more:
+            noted, noting = shown, None
+        held = {"noted": noted, "noting": noting}
+        before = None if answer.before is None else answer.before.model_copy(update=held)
+        return replace(answer, before=before, after=answer.after.model_copy(update=held))
+    values = {what: _text_of(value) for what, value in back.values if what in _WATCHED}
+    target = {what: digester.of(value) for what, value in values.items()}
+    clashes = tuple(
+        Clash(what, value, entry.status_said if what is Noted.STATUS else entry.value_of(what))
+        for what, value in values.items()
+        if known
+        and not (what is Noted.STATUS and entry.fresh)
+        and shown[what] not in {noted.get(what), noting.target.get(what) if noting else None}
+    )
+    about = Noting(version=entry.version, target=target)
+    before = answer.before or base
+    return replace(
+        answer,
+        before=None
+        if before is None
+        else before.model_copy(update={"noted": noted, "noting": about}),
+        after=answer.after.model_copy(update={"noted": noted | target, "noting": None}),
+        clashes=clashes,
+    )
+
+
+def _text_of(value: str | tuple[str, ...] | Word | None) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value or "")
 
 
 def _names(*groups: Iterable[str]) -> tuple[str, ...]:

@@ -1,46 +1,15 @@
-"""What a webhook of EspoCRM is to us, and the events and quarantine entries of one post (pure)."""
+"""The events and quarantine entries that one post of a webhook becomes (pure)."""
 
 import base64
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from bitbylaw_common.events import ENTITIES, Action, EntityChanged, Quarantined
-from bitbylaw_common.topics import Topic
+from bitbylaw_common.events import EntityChanged, Quarantined
+from bitbylaw_common.webhooks import Webhook
 from bitbylaw_ingest.domain.reading import Item, Reading, Unreadable
 
 _WINDOW_BYTES = 3 * 256 * 1024  # divisible by three, so that the parts join to one base64 text
-
-
-@dataclass(frozen=True, slots=True)
-class Webhook:
-    """One of EspoCRM's webhooks: neither its body nor its headers say what it is about.
-
-    Attributes:
-        entity_type: EspoCRM's name of the entity.
-        action: what happened to it.
-        topic: where its events go.
-    """
-
-    entity_type: str
-    action: Action
-    topic: Topic[EntityChanged]
-
-    @property
-    def entity(self) -> str:
-        """The firm's word for the entity, as it stands in routes and topics."""
-        return ENTITIES[self.entity_type]
-
-    @property
-    def route(self) -> str:
-        """The path it is posted to."""
-        return f"/vmh/webhook/{self.entity}/{self.action}"
-
-    @property
-    def name(self) -> str:
-        """The step's name."""
-        return f"VMH Webhook {self.entity.title()} {self.action.title()}"
 
 
 def changes(webhook: Webhook, ids: Sequence[str], *, source: str) -> tuple[EntityChanged, ...]:

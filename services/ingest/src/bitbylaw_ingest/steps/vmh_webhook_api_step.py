@@ -8,6 +8,7 @@ from typing import Any
 from bitbylaw_common import metrics, topics
 from bitbylaw_common.errors import LogUnavailableError
 from bitbylaw_common.runtime import ApiRequest, ApiResponse, Context, Emit, Step, http, step
+from bitbylaw_common.webhooks import WEBHOOKS, Webhook
 from bitbylaw_ingest.deps import Deps
 from bitbylaw_ingest.domain.reading import (
     PLAIN_BYTES,
@@ -17,13 +18,7 @@ from bitbylaw_ingest.domain.reading import (
     read_plain,
 )
 from bitbylaw_ingest.domain.signature import Refusal, Refused, Verified, verify
-from bitbylaw_ingest.domain.webhooks import (
-    Webhook,
-    duplicate_mark,
-    events,
-    in_words,
-    quarantined,
-)
+from bitbylaw_ingest.domain.webhooks import duplicate_mark, events, in_words, quarantined
 
 MAX_BODY_BYTES = 16 * topics.MIB
 """Far above fifty full records; what is longer is lost at the CRM and found by comparison."""
@@ -38,18 +33,6 @@ INLINE_BYTES = 4 * 1024
 """A faulty body up to this size is judged at once, a larger one in a thread."""
 
 DUPLICATE_HEADER = "bbl-dup"
-
-WEBHOOKS = (
-    Webhook("CBeteiligte", "create", topics.BETEILIGTE_CREATE),
-    Webhook("CBeteiligte", "update", topics.BETEILIGTE_UPDATE),
-    Webhook("CBeteiligte", "delete", topics.BETEILIGTE_DELETE),
-    Webhook("CBankverbindungen", "create", topics.BANKVERBINDUNGEN_CREATE),
-    Webhook("CBankverbindungen", "update", topics.BANKVERBINDUNGEN_UPDATE),
-    Webhook("CBankverbindungen", "delete", topics.BANKVERBINDUNGEN_DELETE),
-    Webhook("CDokumente", "create", topics.DOCUMENT_CREATE),
-    Webhook("CDokumente", "update", topics.DOCUMENT_UPDATE),
-    Webhook("CDokumente", "delete", topics.DOCUMENT_DELETE),
-)
 
 _REFUSALS = {
     Refusal.MISSING: "the post carries neither Signature nor X-Signature",

@@ -45,6 +45,7 @@ class Link:
         relation: the junction of a many-to-many link.
         near: the junction's attribute with our id.
         far: the attribute with theirs: in the junction, or in the other entity for hasMany.
+        foreign: how the other entity calls the same link; empty where metadata does not say.
         hooked: linking marks the junction row and the parent.
     """
 
@@ -54,6 +55,7 @@ class Link:
     near: str = ""
     far: str = ""
     hooked: bool = False
+    foreign: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ def schema(quirks: EspoQuirks) -> dict[str, EntityDef]:
     """Return the entity types, as the quirks name their fields."""
     return {
         "CDokumente": _documents(quirks),
-        "CAIKnowledge": _knowledge(),
+        "CAIKnowledge": _knowledge(quirks),
         "CAIKnowledgeCDokumente": _knowledge_junction(),
         "CAdvowareAkten": _cases(),
         "CAdvowareAktenCDokumente": _case_junction(),
@@ -168,6 +170,7 @@ def metadata(definitions: Mapping[str, EntityDef], quirks: EspoQuirks) -> dict[s
                         "type": "hasMany" if link.type == "manyMany" else link.type,
                         "entity": link.entity,
                         **({"relationName": link.relation} if link.relation else {}),
+                        **({"foreign": link.foreign} if link.foreign else {}),
                     }
                     for name, link in definition.links.items()
                 },
@@ -211,6 +214,7 @@ def _documents(quirks: EspoQuirks) -> EntityDef:
         "cDokumenteId",
         "cAIKnowledgeId",
         hooked=True,
+        foreign="dokumentes",
     )
     cases = Link(
         "manyMany",
@@ -219,11 +223,12 @@ def _documents(quirks: EspoQuirks) -> EntityDef:
         "cDokumenteId",
         "cAdvowareAktenId",
         hooked=True,
+        foreign="dokumentes",
     )
     return EntityDef(fields, {quirks.knowledge_link: knowledge, "cAdvowareAktens": cases})
 
 
-def _knowledge() -> EntityDef:
+def _knowledge(quirks: EspoQuirks) -> EntityDef:
     fields = {
         "name": _NAME,
         "datenbankId": _VARCHAR,
@@ -244,6 +249,7 @@ def _knowledge() -> EntityDef:
         "cAIKnowledgeId",
         "cDokumenteId",
         hooked=True,
+        foreign=quirks.knowledge_link,
     )
     return EntityDef(fields, {"dokumentes": documents})
 
@@ -285,6 +291,7 @@ def _cases() -> EntityDef:
         "cAdvowareAktenId",
         "cDokumenteId",
         hooked=True,
+        foreign="cAdvowareAktens",
     )
     return EntityDef(fields, {"dokumentes": documents})
 

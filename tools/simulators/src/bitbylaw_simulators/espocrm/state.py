@@ -554,12 +554,15 @@ class EspoCRM(Simulator):
     def _on_read(self, ask: _Ask) -> SimResponse:
         entity, record_id = ask.path
         self.store.definition(entity)
-        return self._json(self.store.output(entity, self.store.seen(entity, record_id)))
+        found = self.store.seen(entity, record_id)
+        _refuse_others(entity, found, ask.user)
+        return self._json(self.store.output(entity, found))
 
     def _on_list(self, ask: _Ask) -> SimResponse:
         (entity,) = ask.path
         self.store.definition(entity)
-        return self._listed(ask, entity, self.store.all(entity))
+        rows = [row for row in self.store.all(entity) if _is_own(entity, row, ask.user)]
+        return self._listed(ask, entity, rows)
 
     def _on_list_linked(self, ask: _Ask) -> SimResponse:
         entity, record_id, link = ask.path
@@ -582,7 +585,7 @@ class EspoCRM(Simulator):
     def _on_update(self, ask: _Ask) -> SimResponse:
         entity, record_id = ask.path
         self.store.definition(entity)
-        self.store.seen(entity, record_id)
+        _refuse_others(entity, self.store.seen(entity, record_id), ask.user)
         version = ask.request.header("X-Version-Number")
         save = ask.save(version=int(version) if version else None)
         changed = self.store.update(entity, record_id, ask.fields(), save)
@@ -592,6 +595,7 @@ class EspoCRM(Simulator):
     def _on_delete(self, ask: _Ask) -> SimResponse:
         entity, record_id = ask.path
         self.store.definition(entity)
+        _refuse_others(entity, self.store.row(entity, record_id).values, ask.user)
         self.store.delete(entity, record_id, ask.save())
         self.did(ask.call, "delete", f"{entity}/{record_id}")
         return self._json(True)
@@ -768,6 +772,20 @@ class EspoCRM(Simulator):
             values = {f"{link}Ids": wanted}
             self.store.update("CDokumente", record_id, values, Save(PERSON))
         self.did(None, "link", f"CDokumente/{record_id}/{link}")
+
+
+def _is_own(entity: str, record: Mapping[str, Any], user: User) -> bool:
+    """Return whether a user may see a record: webhooks and notifications are their user's alone."""
+    if entity == "Notification":
+        return bool(record["userId"] == user.id)
+    if entity == "Webhook":
+        return user.type == "admin" or (user.type == "api" and record["userId"] == user.id)
+    return True
+
+
+def _refuse_others(entity: str, record: Mapping[str, Any], user: User) -> None:
+    if not _is_own(entity, record, user):
+        raise Refusal(403, "No access.")
 
 
 def _segments(path: str) -> tuple[str, ...]:

@@ -482,6 +482,8 @@ class Store:
 
     def _refuse_duplicate(self, entity: str, new: Mapping[str, Any]) -> None:
         names = self.definitions[entity].duplicate_fields if self.quirks.duplicate_check else ()
+        if not names:
+            return
         twins = [
             self.output(entity, record)
             for record in self.all(entity)

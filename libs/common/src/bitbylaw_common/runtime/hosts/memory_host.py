@@ -33,6 +33,7 @@ from bitbylaw_common.kafka import codec
 from bitbylaw_common.kafka.assignor import NumberAssignor
 from bitbylaw_common.locks import NoLocks
 from bitbylaw_common.runtime.app import App
+from bitbylaw_common.runtime.commands import Commands, encoded
 from bitbylaw_common.runtime.dead_letters import DeadLetter
 from bitbylaw_common.runtime.desk import WorkerOptions
 from bitbylaw_common.runtime.http_run import http_run
@@ -238,6 +239,7 @@ class _Member:
 
     Attributes:
         gates: which steps may start here; None where nobody pauses.
+        commands: what follows `control.commands` for its brake; None where it has none.
         assigned: the partitions that the group gave it, by what it knows.
         generation: of the group when it took them over.
         joined: it gave everything up and waits for the rebalance to end.
@@ -257,6 +259,7 @@ class _Member:
         self.deps = deps
         self.opened = opened
         self.gates: Gates | None = None
+        self.commands: Commands | None = None
         self.worker: Worker[Any] | None = None
         self.assigned: frozenset[int] = frozenset()
         self.generation = -1
@@ -688,6 +691,8 @@ class MemoryHost:
         member = _Member(name, group, deps, opened)
         if group.app.works_on_records:
             member.gates = None if group.gates is None else group.gates(name)
+            if (brake := getattr(deps, "brake", None)) is not None:
+                member.commands = Commands(self.log, self.clock, [brake], source=name)
             own = name == group.app.name
             member.worker = _MemberWorker(
                 member,
@@ -835,7 +840,8 @@ class MemoryHost:
         with _inside(member):
             if worker is None:
                 return member.leaving and self._begin(member, self._leave(member))
-            moved = self._follow_group(member, worker)
+            moved = self._obey(member)
+            moved = self._follow_group(member, worker) or moved
             if worker.voided and member.retaking is None and member.changing is None:
                 member.retaking = asyncio.create_task(self._retake(member, worker))
                 moved = True
@@ -870,6 +876,27 @@ class MemoryHost:
             return False
         member.changing = asyncio.create_task(change)
         return True
+
+    def _obey(self, member: _Member) -> bool:
+        """Follow the commands, and write what the member's brake found; say whether any was new."""
+        commands = member.commands
+        if commands is None or self.log.failing:
+            return False
+        moved = False
+        for place, start in commands.position.items():
+            for record in self.log.since(*place, start):
+                commands.deliver(record)
+                moved = True
+        for brake in commands.gates:
+            for command in brake.unpublished():
+                outgoing = encoded(command, self.clock, source=member.id)
+                try:
+                    [stored] = self.log.store([outgoing])
+                except LogUnavailableError:
+                    return moved
+                commands.acknowledged(brake, command, stored)
+                moved = True
+        return moved
 
     def _deliver(self, member: _Member, worker: Worker[Any], limit: int | None) -> bool:
         if self.log.failing:

@@ -13,6 +13,7 @@ from bitbylaw_common.errors import LogUnavailableError, UndeclaredTopicError
 from bitbylaw_common.journal import RunFacts
 from bitbylaw_common.outcomes import Skipped
 from bitbylaw_common.runtime import ApiRequest, ApiResponse, Context, Emit
+from bitbylaw_common.runtime.overview import Overview
 from bitbylaw_common.sync.brake import Extent
 from bitbylaw_ingest.deps import Deps
 from bitbylaw_ingest.steps.vmh_webhook_api_step import STEPS
@@ -85,6 +86,9 @@ class Kept:
 
     async def write_base(self, value: bytes | None, *, intent: bool) -> None:
         raise AssertionError("a webhook has no base")
+
+    async def overview(self, entity: str) -> Overview:
+        raise AssertionError("a webhook looks at no base")
 
 
 class Ingest:

@@ -80,6 +80,7 @@ class DocumentWorld:
         chance = self.chance
         self.keeps = chance.random() < 0.5
         self.deadly = chance.choice((0.0, 0.01, 0.04))
+        self.forgetful = random.Random(f"{seed} forgetful").random() < 0.2
         self.meddling = chance.choice((0.0, 0.0, 0.05))
         self.world = World(
             espocrm=EspoQuirks(
@@ -368,8 +369,11 @@ class DocumentWorld:
         self.world.espocrm.faults.clear()
         self.world.xai.faults.clear()
         await self._restart(*self.members)
-        # What a silent link changed is told by nobody; the comparison that finds it by night is
-        # another matter, so here each document is told of once more.
+        if self.forgetful:
+            # What EspoCRM did not tell yet it never tells: the comparisons find it by themselves.
+            await self.world.advance(hours=30)
+            return
+        # What a silent link changed is told by nobody, so each document is told of once more.
         self.untold += [("update", document) for document in self.ledger.papers]
         self.chance.shuffle(self.untold)
         for action, document in self.untold:

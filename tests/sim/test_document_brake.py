@@ -11,6 +11,7 @@ from bitbylaw_common.kafka import codec
 from bitbylaw_common.runtime import commands
 from bitbylaw_common.runtime.schedule import ScheduleEntry
 from bitbylaw_common.sync.brake import held_back
+from sim.test_document_comparison import compared
 from world import World
 
 SERVICE = "document-sync"
@@ -181,6 +182,20 @@ async def test_a_list_of_links_that_breaks_off_takes_nothing_away(world: World) 
     assert len(world.xai.contents(collection)) == 5
     assert world.xai.effects("detach") == []
     assert deletes(world) == 0
+
+
+async def test_a_crm_that_suddenly_shows_no_document_makes_no_file_nobody_s() -> None:
+    world = await braked_world(
+        DOCUMENT_BRAKE_DETACHES="5/2", XAI_ORPHAN_POLICY="delete", XAI_ORPHAN_SETTLE_SECONDS="1"
+    )
+    documents = await library(world, 15)
+    for document in documents:
+        world.espocrm.delete(document, silent=True)
+    found = [await compared(world) for _ in range(3)]
+    assert found[-1].counts["orphan"] > 0
+    assert deletes(world) == 0
+    assert len(world.xai.files()) == 15
+    await world.stop()
 
 
 async def test_everything_set_to_changed_at_once_is_held_back_and_nothing_is_deleted() -> None:

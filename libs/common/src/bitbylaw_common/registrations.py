@@ -74,6 +74,13 @@ class Finding:
     fault: Fault
     registration: Registration | None = None
 
+    @property
+    def words(self) -> str:
+        """What is wrong, to be read after the webhook's name."""
+        if self.fault is Fault.DUPLICATE and self.registration is not None:
+            return f"{_IN_WORDS[self.fault]} ({self.registration.id})"
+        return _IN_WORDS[self.fault]
+
     def __str__(self) -> str:
         at = f" ({self.registration.id})" if self.registration is not None else ""
         return f"{self.webhook.event}{at} {_IN_WORDS[self.fault]}"

@@ -45,7 +45,7 @@ class WebhookStand(BaseModel):
         url: where it posts, without a key in it; empty where there is none.
         believed: whether ingest has its secret, as ESPOCRM_WEBHOOK_SECRETS says; "unset" where
             that has none at all.
-        faults: what is wrong with it, in words; empty where nothing is.
+        faults: what is wrong with it, in words that follow its name; empty where nothing is.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -211,7 +211,7 @@ class Office:
                     url="" if best is None else shown_url(best.url),
                     active=best is not None and best.active,
                     believed=_believed(best, wanted),
-                    faults=tuple(str(fault) for fault in faults if fault.webhook == webhook),
+                    faults=tuple(fault.words for fault in faults if fault.webhook == webhook),
                 )
             )
         return WebhookPlan(

@@ -13,7 +13,7 @@ from bitbylaw_common.outcomes import Done, Outcome, Skipped, Wait
 from bitbylaw_common.runtime.context import Context
 from bitbylaw_common.runtime.step import step
 from bitbylaw_common.runtime.triggers import Tick, cron
-from bitbylaw_common.sync.brake import DELETE, DETACH
+from bitbylaw_common.sync.brake import DELETE, DETACH, emptied
 from bitbylaw_document_sync.deps import Deps
 from bitbylaw_document_sync.domain.comparison import Standing, Survey, orphans
 from bitbylaw_document_sync.domain.coverage import (
@@ -53,7 +53,7 @@ async def document_comparison(tick: Tick, ctx: Context[Deps]) -> Outcome:
         orphans(survey, ctx.deps.policy, settle=ORPHAN_AGE),
         survey.now,
     )
-    removed = await _removed(nobodys, ctx)
+    removed = await _removed(nobodys, survey, ctx)
     left = tuple(orphan for orphan in nobodys if orphan.key not in removed)
     by_standing = {
         standing: tuple(
@@ -82,13 +82,21 @@ async def document_comparison(tick: Tick, ctx: Context[Deps]) -> Outcome:
     return _answer(survey, ctx, counts, told=len(found.tell), removed=len(removed))
 
 
-async def _removed(nobodys: tuple[KnownOrphan, ...], ctx: Context[Deps]) -> frozenset[str]:
+async def _removed(
+    nobodys: tuple[KnownOrphan, ...], survey: Survey, ctx: Context[Deps]
+) -> frozenset[str]:
     """Remove what has been nobody's for long enough, as the policy says; return what is gone.
 
-    Who notes the file is asked once more right before; the brake has the last word.
+    Who notes the file is asked once more right before; the brake has the last word. Nothing is
+    removed where the CRM suddenly knows hardly any of the files that it knew.
     """
     deps, lists = ctx.deps, ctx.deps.lists
     if lists.orphans == "list":
+        return frozenset()
+    ours = [base.file_id for base in survey.bases.values() if base.file_id is not None]
+    strange = emptied(known=len(ours), seen=sum(file in survey.noted for file in ours))
+    if strange:
+        ctx.logger.error("the CRM's list is not believed; no orphan is removed", reason=strange)
         return frozenset()
     errand = deps.brake.errand("orphans", ctx.extent())
     removed: set[str] = set()

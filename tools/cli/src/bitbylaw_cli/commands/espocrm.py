@@ -168,8 +168,10 @@ def _secrets(result: WebhookPlan) -> Iterable[RenderableType]:
         )
     elif result.secrets_wanted:
         yield ""
+        unset = any(one.believed == "unset" for one in result.webhooks)
+        ids = ", ".join(result.secrets_wanted)
+        lacking = "is not set" if unset else f"lacks {len(result.secrets_wanted)} of them: {ids}"
         yield (
-            f"ESPOCRM_WEBHOOK_SECRETS lacks {len(result.secrets_wanted)}: "
-            f"{', '.join(result.secrets_wanted)}. "
-            "`bbl espocrm webhooks apply --secrets-file FILE --yes` writes them to a file."
+            f"ESPOCRM_WEBHOOK_SECRETS {lacking}. "
+            "`bbl espocrm webhooks apply --secrets-file FILE --yes` writes the secrets to a file."
         )

@@ -240,6 +240,7 @@ class _Member:
     Attributes:
         gates: which steps may start here; None where nobody pauses.
         commands: what follows `control.commands` for its brake; None where it has none.
+        heard: how many records the log had stored when it looked for commands last.
         assigned: the partitions that the group gave it, by what it knows.
         generation: of the group when it took them over.
         joined: it gave everything up and waits for the rebalance to end.
@@ -260,6 +261,7 @@ class _Member:
         self.opened = opened
         self.gates: Gates | None = None
         self.commands: Commands | None = None
+        self.heard = -1
         self.worker: Worker[Any] | None = None
         self.assigned: frozenset[int] = frozenset()
         self.generation = -1
@@ -883,10 +885,12 @@ class MemoryHost:
         if commands is None or self.log.failing:
             return False
         moved = False
-        for place, start in commands.position.items():
-            for record in self.log.since(*place, start):
-                commands.deliver(record)
-                moved = True
+        if member.heard != self.log.stored:
+            for place, start in commands.position.items():
+                for record in self.log.since(*place, start):
+                    commands.deliver(record)
+                    moved = True
+            member.heard = self.log.stored
         for brake in commands.gates:
             for command in brake.unpublished():
                 outgoing = encoded(command, self.clock, source=member.id)

@@ -13,6 +13,7 @@ from bitbylaw_common.circuits import Circuits, State
 from bitbylaw_common.clients import advoware_auth
 from bitbylaw_common.clients.advoware_auth import (
     Addresses,
+    Kept,
     addresses_of,
     lifetime_of,
     signature,
@@ -429,6 +430,24 @@ async def test_five_hundred_calls_of_three_processes_ask_once() -> None:
     found = await asyncio.gather(*(processes[n % 3].current() for n in range(500)))
 
     assert {token.value for token in found} == firm.good
+    assert firm.logins == 1
+
+
+async def test_a_token_that_came_between_the_look_and_the_turn_is_taken() -> None:
+    firm = Firm()
+    mine, other = firm.tokens(), firm.tokens()
+    look, looks = firm.store.read, []
+
+    async def slow_look() -> Kept | None:
+        seen = await look()
+        looks.append(seen)
+        if len(looks) == 1:  # while the answer is on its way, another comes back from its login
+            await other.current()
+        return seen
+
+    firm.store.read = slow_look  # type: ignore[method-assign]  # the test's own store
+
+    assert (await mine.current()).value in firm.good
     assert firm.logins == 1
 
 

@@ -126,6 +126,25 @@ def whole(body: bytes = b"{}", status: str = "200 OK") -> bytes:
 # ---- what goes out, what comes back
 
 
+async def test_a_query_that_is_encoded_already_goes_byte_for_byte() -> None:
+    seen: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append(request.raw_path)
+        return web.Response()
+
+    query = "b=%c3%BC+x&a=%2F..%2F&&c&d=&e==%26&f='\"<>"
+    async with served(handler) as url, aiohttp_transport(clock=Clock()) as transport:
+        for request in (
+            ask(url + "/a", query=query),
+            ask(url + "/a", query=query, params=(("z", "ä"),)),
+        ):
+            async with transport.send(request) as response:
+                await response.read()
+
+    assert seen == [f"/a?{query}", f"/a?{query}&z=%C3%A4"]
+
+
 async def test_a_request_goes_out_as_it_is_described() -> None:
     seen: list[tuple[str, str, bytes, dict[str, str]]] = []
 

@@ -166,7 +166,7 @@ async def _passed_on(request: ApiRequest[Chunks], exchange: Exchange, found: Tar
     async with AsyncExitStack() as opened:
         # No answer, or no login, counts by program: one with a broken endpoint is no outage.
         with working_on(("caller", exchange.caller.name)):
-            async with patience.limiting():
+            async with patience:
                 answer = await opened.enter_async_context(
                     deps.advoware.call(
                         exchange.method,

@@ -91,7 +91,10 @@ async def test_a_killed_service_comes_back_and_all_end_when_something_else_dies(
                 assert answer.status == 200
             async with session.get(f"http://127.0.0.1:{port}/_console/functions") as answer:
                 services = {one["service"] for one in (await answer.json())["functions"]}
-                assert services == {"ingest", "document-sync"}
+                assert services == {"ingest", "document-sync", "advoware-proxy"}
+            proxy = f"http://127.0.0.1:{port}/advoware/proxy?endpoint=employees"
+            async with session.get(proxy) as answer:
+                assert (await answer.json())["result"][0]["kuerzel"] == "SB"
         stack = up.stack
 
         # a killed service is started again, and works on

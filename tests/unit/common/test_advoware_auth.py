@@ -13,7 +13,9 @@ from bitbylaw_common.circuits import Circuits, State
 from bitbylaw_common.clients import advoware_auth
 from bitbylaw_common.clients.advoware_auth import (
     Addresses,
+    Grant,
     Kept,
+    Tokens,
     addresses_of,
     lifetime_of,
     signature,
@@ -21,7 +23,14 @@ from bitbylaw_common.clients.advoware_auth import (
     usable,
 )
 from bitbylaw_common.clients.advoware_words import KNOWN, trouble
-from bitbylaw_common.errors import HeldBack, OutsideError, RateLimited, Transient, Unauthorized
+from bitbylaw_common.errors import (
+    HeldBack,
+    OutsideError,
+    RateLimited,
+    TimedOut,
+    Transient,
+    Unauthorized,
+)
 from bitbylaw_common.http.guarded import GuardedTransport
 from log_lines import captured
 from scripted_transport import Answer, Lost, Seen, of
@@ -529,6 +538,40 @@ async def test_all_who_wait_get_the_error_of_the_one_who_asked() -> None:
 
     assert {type(one) for one in found} == {Transient}
     assert firm.logins == 1
+
+
+async def test_every_login_is_counted_by_its_end_and_what_was_not_sent_is_none() -> None:
+    def counted() -> dict[str, float]:
+        name = "bitbylaw_advoware_logins_total"
+        return {end: metrics.value(name, result=end) for end in ("granted", "refused", "failed")}
+
+    firm = Firm()
+    answers = [of({}, 503), text(400, "Falscher Name oder falsches Kennwort.")]
+    firm.gateway = lambda _: answers.pop(0)
+    tokens, before = firm.tokens(), counted()
+    for kind in (Transient, Unauthorized, HeldBack):
+        with pytest.raises(kind):
+            await tokens.current()
+    firm.gateway, firm.clock.seconds = None, 56
+    await tokens.current()
+
+    after = counted()
+    assert {end: after[end] - before[end] for end in after} == dict.fromkeys(after, 1)
+
+
+async def test_a_login_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advoware_auth, "LOGIN_SECONDS", 0.02)
+    firm = Firm()
+    login = firm.login()
+
+    async def never() -> Grant:
+        await asyncio.Event().wait()
+        raise AssertionError("nothing rings")
+
+    login.log_in = never  # type: ignore[method-assign]  # a gateway that takes for ever
+    with pytest.raises(TimedOut):
+        await Tokens(login, firm.store, firm.clock).current()
+    assert not firm.store.busy
 
 
 async def test_refused_credentials_are_left_alone_by_every_process() -> None:

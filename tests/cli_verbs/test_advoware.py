@@ -133,6 +133,15 @@ async def test_what_writes_is_sent_with_yes_and_only_then(desk: Desk) -> None:
     assert len(desk.sim.records("Beteiligte", name="Neu")) == 1
 
 
+async def test_a_write_without_an_answer_may_have_been_done(desk: Desk) -> None:
+    (desk.folder / "neu.json").write_text('{"name": "Neu"}', "utf-8")
+    desk.sim.faults.plan("reset_after", method="POST", path="Beteiligte")
+    says = ("did not answer to call_post", "it may have been done", "look before")
+    words = "POST Beteiligte --body neu.json --yes"
+    await desk.type(Case("advoware call", words, UNREACHABLE, says))
+    assert len(desk.sim.records("Beteiligte", name="Neu")) == 1
+
+
 async def test_a_call_that_was_not_done_is_a_finding_with_its_answer(desk: Desk) -> None:
     answer = await desk.type(
         Case("advoware call", "DELETE Beteiligte/104860 --yes", FINDING, told=('"status": 403',))

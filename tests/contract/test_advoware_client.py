@@ -1,5 +1,6 @@
 """The Advoware client over real sockets: the simulated firm checks every login by itself."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -8,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from bitbylaw_common.circuits import FAILED_RECORDS, Circuits, working_on
 from bitbylaw_common.clients.advoware import REPEATABLE_BYTES, Advoware
 from bitbylaw_common.clients.advoware_auth import Login, NoStore, Tokens
 from bitbylaw_common.clock import SystemClock
 from bitbylaw_common.errors import (
     Conflict,
+    HeldBack,
     Invalid,
     NotFound,
     OutsideError,
@@ -21,6 +24,7 @@ from bitbylaw_common.errors import (
     Unauthorized,
 )
 from bitbylaw_common.http.aiohttp_transport import aiohttp_transport
+from bitbylaw_common.http.guarded import GuardedTransport
 from bitbylaw_common.settings import AdvowareSettings
 from bitbylaw_simulators.advoware import Advoware as SimulatedAdvoware
 from bitbylaw_simulators.advoware import Firm
@@ -37,6 +41,7 @@ class Office:
     url: str
     client: Advoware
     login: Login
+    settings: AdvowareSettings
     mueller: int
 
     def count(self, operation: str) -> int:
@@ -79,7 +84,7 @@ async def an_office(**changed: Any) -> AsyncIterator[Office]:
             timeout_seconds=settings.timeout_seconds,
         )
         try:
-            yield Office(sim, server.url, client, login, made.beteiligte["Müller"])
+            yield Office(sim, server.url, client, login, settings, made.beteiligte["Müller"])
         finally:
             await tokens.close()
 
@@ -321,6 +326,36 @@ async def test_a_firm_that_does_not_answer_in_time_is_told_apart() -> None:
         with pytest.raises(TimedOut):
             async with office.client.call("POST", "Termine", body=b"{}"):
                 pass
+
+
+async def test_a_firm_that_was_away_is_asked_again_once_a_probe_finds_it_back() -> None:
+    async with an_office() as office:
+        clock = SystemClock()
+        circuits = Circuits(clock)
+        async with aiohttp_transport(clock=clock) as transport:
+            guarded = GuardedTransport(transport, circuits=circuits, clock=clock)
+            tokens = Tokens(Login(guarded, office.settings, clock), NoStore(), clock)
+            prefix = office.settings.path_prefix
+            client = Advoware(guarded, tokens=tokens, path_prefix=prefix, clock=clock)
+            circuits.declare("advoware", client.check)
+            circuit = circuits.of("advoware")
+
+            office.switch(connector="offline")
+            for number in range(FAILED_RECORDS):
+                with working_on(number), pytest.raises(Transient):
+                    await client.employees()
+            with pytest.raises(HeldBack):
+                await client.employees()
+            sent = len(office.sim.requests)
+
+            office.switch(connector="online")
+            async with asyncio.timeout(20):
+                while circuit.room == 0:  # noqa: ASYNC110 - a probe rings no bell
+                    await asyncio.sleep(0.05)
+            assert await client.employees()
+            assert len(office.sim.requests) > sent
+            await circuits.close()
+            await tokens.close()
 
 
 # -- streams --------------------------------------------------------------------------------------

@@ -18,7 +18,12 @@ import pytest
 from pydantic import BaseModel, Field, SecretStr, field_validator
 
 from bitbylaw_common import events, logs, metrics, topics, tracing
-from bitbylaw_common.errors import DeclarationError, LogUnavailableError, SettingsError
+from bitbylaw_common.errors import (
+    DeclarationError,
+    LogUnavailableError,
+    SettingsError,
+    Transient,
+)
 from bitbylaw_common.outcomes import Outcome, Skipped
 from bitbylaw_common.runtime import (
     ApiRequest,
@@ -158,6 +163,25 @@ async def test_a_handler_gets_method_path_query_headers_and_exact_bytes(
     assert (told["method"], told["path"], told["raw"]) == ("POST", "/hook", 6)
     assert told["query"] == {"a": "1", "b": "ü"}
     assert told["headers"]["x-signature"] == "s"
+
+
+async def test_a_handler_gets_the_query_as_it_was_sent(control: Told) -> None:
+    seen: list[str] = []
+
+    async def run(request: ApiRequest[Any]) -> ApiResponse:
+        seen.append(request.raw_query)
+        return ApiResponse(200)
+
+    routes = [Route("a", http("GET", "/q"), run)]
+    queries = ["", "a=%2f&&b=+%c3%BC", "a=1?b=2", "%ff&a=%"]
+    async with HttpHost(routes, control, port=0) as host:
+        for query in queries:
+            target = f"/q?{query}" if query else "/q"
+            await spoken(
+                host, f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+            )
+
+    assert seen == queries
 
 
 async def test_a_header_that_is_no_utf_8_still_reads_as_text(control: Told) -> None:
@@ -306,6 +330,51 @@ async def test_a_stream_that_breaks_midway_does_not_look_whole(
 
     assert closed == [True]
     assert any("stream of an answer broke" in line["event"] for line in lines(log))
+
+
+async def test_a_stream_whose_outside_source_breaks_is_cut_off_without_a_traceback(
+    control: Told, caller: aiohttp.ClientSession, log: io.StringIO
+) -> None:
+    async def run(request: ApiRequest[Any]) -> ApiResponse:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"a" * 1000
+            raise Transient("advoware", "call_get", detail="the answer broke off")
+
+        return ApiResponse(200, pieces())
+
+    async with HttpHost([Route("s", http("GET", "/down"), run)], control, port=0) as host:
+        answer = await caller.get(f"{host.url}/down")
+        with pytest.raises(aiohttp.ClientError):
+            await answer.read()
+
+    (line,) = [one for one in lines(log) if one["event"] == "an answer broke off"]
+    assert line["level"] == "warning"
+    assert "exception" not in line
+
+
+async def test_a_caller_who_does_not_take_its_answer_is_given_up(control: Told) -> None:
+    closed = asyncio.Event()
+
+    async def run(request: ApiRequest[Any]) -> ApiResponse:
+        async def pieces() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield b"a" * 256 * 1024
+            finally:
+                closed.set()
+
+        return ApiResponse(200, pieces())
+
+    routes = [Route("s", http("GET", "/down"), run)]
+    async with HttpHost(routes, control, port=0, body_seconds=0.3) as host:
+        reader, writer = await asyncio.open_connection("127.0.0.1", host.port)
+        writer.write(b"GET /down HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        async with asyncio.timeout(10):
+            await closed.wait()  # nothing more is read: the buffers fill up, then it is over
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def test_a_stream_that_fails_before_its_first_piece_is_a_500(

@@ -81,7 +81,7 @@ async def test_real_files_arrive_with_the_same_bytes_in_little_memory(tmp_path: 
         assert by_name[name].sha256_equal is None
         assert by_name[name].status == "unsupported"
         assert words in by_name[name].reason
-    assert {one.service for one in demo.memory} == {"ingest", "document-sync"}
+    assert {one.service for one in demo.memory} == {"ingest", "document-sync", "advoware-proxy"}
     assert all(one.growth < 24 for one in demo.memory), demo.memory
 
     # when the same folder comes again, with one file changed

@@ -91,8 +91,11 @@ async def test_a_killed_service_comes_back_and_all_end_when_something_else_dies(
                 assert answer.status == 200
             # each process tells of itself, and hears of the others a little later
             async with asyncio.timeout(END_SECONDS):
-                while await _services(session, port) != {"ingest", "document-sync"}:  # noqa: ASYNC110 - a page is polled
+                while await _services(session, port) != ALL_SERVICES:  # noqa: ASYNC110 - a page is polled
                     await asyncio.sleep(0.1)
+            proxy = f"http://127.0.0.1:{port}/advoware/proxy?endpoint=employees"
+            async with session.get(proxy) as answer:
+                assert (await answer.json())["result"][0]["kuerzel"] == "SB"
         stack = up.stack
 
         # a killed service is started again, and works on

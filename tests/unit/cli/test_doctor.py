@@ -278,6 +278,34 @@ async def test_what_is_wrong_with_advoware_is_told_in_plain_words(
     assert not any("falsch" in f"{check}" for check in found.values())
 
 
+@pytest.mark.parametrize(
+    ("changed", "state", "words"),
+    [
+        ({}, "ok", "open to everybody on this machine"),
+        (
+            {
+                "ADVOWARE_PROXY_CALLERS": '[{"name": "portal", "keys": ["0123456789abcdef"], '
+                '"scopes": [{"endpoints": ["employees"]}]}]'
+            },
+            "ok",
+            "programs with a key: 1",
+        ),
+        (
+            {"HTTP_HOST": "192.0.2.1", "INGEST_UNSIGNED": "accept"},
+            "finding",
+            "ADVOWARE_PROXY_CALLERS",
+        ),
+    ],
+)
+async def test_who_may_use_the_proxy_is_judged(
+    changed: dict[str, str], state: str, words: str, kafka: Kafka
+) -> None:
+    async with firm(**changed) as (_, env):
+        found = (await checked(env))["proxy"]
+    assert found.state == state
+    assert words in f"{found.found} {found.remedy}"
+
+
 async def test_a_system_without_advoware_is_complete_and_one_with_half_of_it_is_not(
     kafka: Kafka,
 ) -> None:

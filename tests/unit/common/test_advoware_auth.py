@@ -13,6 +13,9 @@ from bitbylaw_common.circuits import Circuits, State
 from bitbylaw_common.clients import advoware_auth
 from bitbylaw_common.clients.advoware_auth import (
     Addresses,
+    Grant,
+    Kept,
+    Tokens,
     addresses_of,
     lifetime_of,
     signature,
@@ -20,7 +23,14 @@ from bitbylaw_common.clients.advoware_auth import (
     usable,
 )
 from bitbylaw_common.clients.advoware_words import KNOWN, trouble
-from bitbylaw_common.errors import HeldBack, OutsideError, RateLimited, Transient, Unauthorized
+from bitbylaw_common.errors import (
+    HeldBack,
+    OutsideError,
+    RateLimited,
+    TimedOut,
+    Transient,
+    Unauthorized,
+)
 from bitbylaw_common.http.guarded import GuardedTransport
 from log_lines import captured
 from scripted_transport import Answer, Lost, Seen, of
@@ -432,6 +442,24 @@ async def test_five_hundred_calls_of_three_processes_ask_once() -> None:
     assert firm.logins == 1
 
 
+async def test_a_token_that_came_between_the_look_and_the_turn_is_taken() -> None:
+    firm = Firm()
+    mine, other = firm.tokens(), firm.tokens()
+    look, looks = firm.store.read, []
+
+    async def slow_look() -> Kept | None:
+        seen = await look()
+        looks.append(seen)
+        if len(looks) == 1:  # while the answer is on its way, another comes back from its login
+            await other.current()
+        return seen
+
+    firm.store.read = slow_look  # type: ignore[method-assign]  # the test's own store
+
+    assert (await mine.current()).value in firm.good
+    assert firm.logins == 1
+
+
 async def test_a_revoked_token_is_replaced_once_and_older_ones_get_the_new_one() -> None:
     firm = Firm()
     processes = [firm.tokens() for _ in range(3)]
@@ -510,6 +538,40 @@ async def test_all_who_wait_get_the_error_of_the_one_who_asked() -> None:
 
     assert {type(one) for one in found} == {Transient}
     assert firm.logins == 1
+
+
+async def test_every_login_is_counted_by_its_end_and_what_was_not_sent_is_none() -> None:
+    def counted() -> dict[str, float]:
+        name = "bitbylaw_advoware_logins_total"
+        return {end: metrics.value(name, result=end) for end in ("granted", "refused", "failed")}
+
+    firm = Firm()
+    answers = [of({}, 503), text(400, "Falscher Name oder falsches Kennwort.")]
+    firm.gateway = lambda _: answers.pop(0)
+    tokens, before = firm.tokens(), counted()
+    for kind in (Transient, Unauthorized, HeldBack):
+        with pytest.raises(kind):
+            await tokens.current()
+    firm.gateway, firm.clock.seconds = None, 56
+    await tokens.current()
+
+    after = counted()
+    assert {end: after[end] - before[end] for end in after} == dict.fromkeys(after, 1)
+
+
+async def test_a_login_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advoware_auth, "LOGIN_SECONDS", 0.02)
+    firm = Firm()
+    login = firm.login()
+
+    async def never() -> Grant:
+        await asyncio.Event().wait()
+        raise AssertionError("nothing rings")
+
+    login.log_in = never  # type: ignore[method-assign]  # a gateway that takes for ever
+    with pytest.raises(TimedOut):
+        await Tokens(login, firm.store, firm.clock).current()
+    assert not firm.store.busy
 
 
 async def test_refused_credentials_are_left_alone_by_every_process() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from bitbylaw_common.errors import HeldBack, NotFound, Transient
+from bitbylaw_common.errors import HeldBack, NotFound, TimedOut, Transient
 from bitbylaw_common.http.aiohttp_transport import aiohttp_transport
 from bitbylaw_common.http.transport import Request, Transport
 
@@ -124,6 +124,25 @@ def whole(body: bytes = b"{}", status: str = "200 OK") -> bytes:
 
 
 # ---- what goes out, what comes back
+
+
+async def test_a_query_that_is_encoded_already_goes_byte_for_byte() -> None:
+    seen: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append(request.raw_path)
+        return web.Response()
+
+    query = "b=%c3%BC+x&a=%2F..%2F&&c&d=&e==%26&f='\"<>"
+    async with served(handler) as url, aiohttp_transport(clock=Clock()) as transport:
+        for request in (
+            ask(url + "/a", query=query),
+            ask(url + "/a", query=query, params=(("z", "ä"),)),
+        ):
+            async with transport.send(request) as response:
+                await response.read()
+
+    assert seen == [f"/a?{query}", f"/a?{query}&z=%C3%A4"]
 
 
 async def test_a_request_goes_out_as_it_is_described() -> None:
@@ -335,6 +354,7 @@ async def test_a_name_that_does_not_resolve_was_never_sent(
         error = await lost(transport, ask("http://crm.test/", "POST", body=b"x"))
     assert not error.ambiguous
     assert error.detail == "its name does not resolve"
+    assert type(error) is Transient
 
 
 async def test_connecting_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,6 +367,7 @@ async def test_connecting_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch
         short = await lost(transport, ask("http://crm.test/", "POST", timeout_seconds=0.02))
     assert not error.ambiguous
     assert error.detail == "no connection within 0.05 s"
+    assert type(error) is TimedOut
     assert not short.ambiguous
 
 
@@ -360,6 +381,7 @@ async def test_a_reset_after_the_request_leaves_open_whether_it_was_done() -> No
     async with wired(script) as (url, wire), aiohttp_transport(clock=Clock()) as transport:
         error = await lost(transport, ask(url, "POST", body=b"x"))
         assert error.ambiguous
+        assert type(error) is Transient
         assert error.status is None
         assert wire.requests == 1
         # a stream is never repeated, whatever it calls itself; and then the loss is harmless
@@ -387,6 +409,7 @@ async def test_an_answer_that_does_not_come_in_time_is_given_up() -> None:
         gone.set()
     assert error.ambiguous
     assert error.detail == "no answer within 0.5 s"
+    assert type(error) is TimedOut
 
 
 async def test_a_body_that_stalls_is_given_up_in_the_same_time() -> None:
@@ -403,6 +426,7 @@ async def test_a_body_that_stalls_is_given_up_in_the_same_time() -> None:
     assert error.ambiguous
     assert error.status == 200
     assert error.detail == "not all came within 1 s"
+    assert type(error) is TimedOut
 
 
 @pytest.mark.parametrize(

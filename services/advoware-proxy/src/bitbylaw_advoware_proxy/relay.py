@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
+from types import TracebackType
 from typing import Self
 
 from bitbylaw_advoware_proxy.deps import UpstreamAnswer
@@ -22,20 +23,27 @@ class Patience:
         self._seconds = seconds
         self._limit: asyncio.Timeout | None = None
 
-    @asynccontextmanager
-    async def limiting(self) -> AsyncIterator[None]:
-        """Limit what is done in the block.
+    async def __aenter__(self) -> None:
+        """Limit what is done in the block; blocks follow one another."""
+        self._limit = asyncio.timeout(self._seconds)
+        await self._limit.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the limit.
 
         Raises:
             TimedOut: nothing moved for too long.
         """
+        limit, self._limit = self._limit, None
+        if limit is None:
+            return
         try:
-            async with asyncio.timeout(self._seconds) as limit:
-                self._limit = limit
-                try:
-                    yield
-                finally:
-                    self._limit = None
+            await limit.__aexit__(kind, error, trace)
         except TimeoutError:
             raise TimedOut(
                 SYSTEM, "call", detail=f"nothing moved for {self._seconds:g} s"
@@ -87,8 +95,13 @@ class Relay:
     async def whole(self, limit: int) -> bytes:
         """Return the body when it has at most `limit` bytes, cut there when it has more."""
         found = bytearray()
-        while len(found) <= limit and (piece := await self._piece()):
-            found += piece
+        try:
+            async with self._patience:
+                while len(found) <= limit and (piece := await anext(self._chunks, b"")):
+                    found += piece
+        except BaseException as broken:
+            await self._broken(broken)
+            raise
         await self.aclose()
         return bytes(found[:limit])
 
@@ -139,18 +152,20 @@ class Relay:
 
     async def _piece(self) -> bytes:
         try:
-            async with self._patience.limiting():
+            async with self._patience:
                 return await anext(self._chunks, b"")
         except BaseException as broken:
-            if self._closed:
-                raise
-            # The call's own block learns of it, and through it whoever judges Advoware.
+            await self._broken(broken)
+            raise
+
+    async def _broken(self, error: BaseException) -> None:
+        """End the call with what broke it: its own block learns of it, and who judges Advoware."""
+        if not self._closed:
             self._closed = True
             try:
-                await self._call.__aexit__(type(broken), broken, broken.__traceback__)
+                await self._call.__aexit__(type(error), error, error.__traceback__)
             finally:
                 self.on_end(False)
-            raise
 
     async def _close(self, *, whole: bool) -> None:
         if not self._closed:

@@ -315,6 +315,12 @@ def _given_up(error: OutsideError, settings: AdvowareSettings, env: Environment)
         return CommandError(
             Exit.REFUSED, f"{error} (from {env.source}); `bbl advoware token` looks closer"
         )
+    if error.ambiguous:
+        return CommandError(
+            Exit.UNREACHABLE,
+            f"{error} (from {env.source}): it may have been done, so look before sending it again; "
+            "`bbl doctor` says what is reachable",
+        )
     where = {
         "find_addresses": f"{settings.configurator_url}, the configurator",
         "log_in": "its security gateway",

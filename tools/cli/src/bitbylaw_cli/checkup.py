@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import aiohttp
 
+from bitbylaw_advoware_proxy.settings import ProxySettings
 from bitbylaw_cli.connection import Environment, open_admin
 from bitbylaw_cli.output import CommandError
 from bitbylaw_common import topics
@@ -123,7 +124,7 @@ def _settings(env: Environment) -> Iterator[Check]:
     told: dict[str, None] = {}
     models = _MODELS
     if _uses_advoware(env):
-        models += (AdvowareSettings,)
+        models += (ProxySettings,)
     for model in models:
         try:
             model.from_env(env.values)
@@ -136,6 +137,8 @@ def _settings(env: Environment) -> Iterator[Check]:
         return
     yield Check("settings", "ok", "all that the services read fits")
     yield _unsigned(IngestSettings.from_env(env.values))
+    if _uses_advoware(env):
+        yield _proxy(ProxySettings.from_env(env.values))
 
 
 def _uses_advoware(env: Environment) -> bool:
@@ -145,6 +148,21 @@ def _uses_advoware(env: Environment) -> bool:
 
 def _problems(text: str) -> list[str]:
     return [line.removeprefix("  - ") for line in text.splitlines() if line.startswith("  - ")]
+
+
+def _proxy(settings: ProxySettings) -> Check:
+    try:
+        is_open = settings.is_open
+    except SettingsError as unfit:
+        return Check("proxy", "finding", *str(unfit).split(": ", 1))
+    if is_open:
+        return Check(
+            "proxy",
+            "ok",
+            f"open to everybody on this machine, at {settings.runtime.http_host}",
+            "set ADVOWARE_PROXY_CALLERS before anybody else can reach it",
+        )
+    return Check("proxy", "ok", f"programs with a key: {len(settings.callers)}")
 
 
 def _unsigned(settings: IngestSettings) -> Check:

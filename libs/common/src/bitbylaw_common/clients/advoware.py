@@ -722,7 +722,7 @@ _FIELD = re.compile(r"[A-Za-z$][A-Za-z0-9_.$\[\]]{0,63}")
 async def _way_there(answer: Answer) -> Trouble | None:
     """Return what an answer tells of the login or the firm's server; None when it is about the call.
 
-    The relay has been seen to tell of it with a status that means success, but never at length.
+    That may come with a status that means success, but not at length.
     """
     if answer.status >= 400:
         known = trouble((await answer.peek(_WORDS_BYTES))[:_WORDS_BYTES])

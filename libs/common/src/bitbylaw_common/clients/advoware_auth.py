@@ -38,7 +38,7 @@ from bitbylaw_common.errors import (
 )
 from bitbylaw_common.http.answers import date_of, parsed, retry_after, words
 from bitbylaw_common.http.transport import Request, Response, Transport
-from bitbylaw_common.logs import hide, step_logger
+from bitbylaw_common.logs import step_logger
 from bitbylaw_common.settings import AdvowareSettings, RedisSettings
 
 SYSTEM = "advoware"
@@ -743,7 +743,8 @@ class Tokens:
         if ours is not None and ours.value != refused.value and self._is_good(ours):
             return ours
         self._token = None
-        self._refused.append(refused.value)
+        if refused.value not in self._refused:
+            self._refused.append(refused.value)
         return await self._obtained(refused=refused.value)
 
     async def close(self) -> None:
@@ -812,7 +813,6 @@ class Tokens:
         return self._taken(kept.token, kept.seconds_left)
 
     def _taken(self, value: str, seconds: float) -> Token:
-        hide([value])
         self._token = Token(value, self._clock.monotonic() + seconds)
         return self._token
 
@@ -824,10 +824,13 @@ class Tokens:
             metrics.ADVOWARE_LOGINS.labels("refused").inc()
             await self._store.note_refusal(refused.detail)
             raise
-        except (OutsideError, TimeoutError) as failed:
+        except HeldBack:  # nothing was sent
+            raise
+        except OutsideError:
             metrics.ADVOWARE_LOGINS.labels("failed").inc()
-            if isinstance(failed, OutsideError):
-                raise
+            raise
+        except TimeoutError:
+            metrics.ADVOWARE_LOGINS.labels("failed").inc()
             detail = f"not done within {LOGIN_SECONDS:g} s"
             raise TimedOut(SYSTEM, "log_in", detail=detail) from None
         metrics.ADVOWARE_LOGINS.labels("granted").inc()

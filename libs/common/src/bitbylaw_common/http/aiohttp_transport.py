@@ -270,13 +270,17 @@ class _AiohttpTransport:
     async def _room(self, request: Request) -> _Room:
         """Wait until the system has room; the narrower limit first, so nobody waits in a circle."""
         names = (f"{request.system}.{request.operation}", request.system)
+        wanted = [self._rooms[name] for name in names if name in self._rooms]
+        if not any(room.locked() for room in wanted):
+            for room in wanted:
+                await room.acquire()  # at once, so nothing comes in between
+            return _Room(tuple(wanted))
         taken: list[asyncio.Semaphore] = []
         try:
             async with asyncio.timeout(request.timeout_seconds):
-                for name in names:
-                    if name in self._rooms:
-                        await self._rooms[name].acquire()
-                        taken.append(self._rooms[name])
+                for room in wanted:
+                    await room.acquire()
+                    taken.append(room)
         except BaseException as gone:
             _Room(tuple(taken)).leave()
             if isinstance(gone, TimeoutError):

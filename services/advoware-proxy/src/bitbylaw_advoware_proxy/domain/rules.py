@@ -6,10 +6,10 @@ the address anew from these.
 """
 
 import re
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from unicodedata import category, normalize
 from urllib.parse import unquote_to_bytes
 
 ENDPOINT, ALIAS = "endpoint", "path"
@@ -24,6 +24,7 @@ MOST_QUERY_CHARACTERS = 8_000
 _AS_IT_IS = "api"
 """An endpoint that begins with this segment, in letters of any case, is taken without the prefix."""
 
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _PUNCTUATION = frozenset("-._~!$'()+,=:& ")
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _FIRST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -144,12 +145,13 @@ def _flaws(segments: list[str]) -> Iterator[Refusal]:
         yield Refusal.OVERSIZED
     for segment in segments:
         # Some servers fold what only looks like a dot or a slash before they read the path.
-        for form in {segment, unicodedata.normalize("NFKC", segment)}:
+        forms = (segment,) if segment.isascii() else (segment, normalize("NFKC", segment))
+        for form in forms:
             if not form:
                 yield Refusal.EMPTY_SEGMENT
             elif not form.strip(". ") or form[-1] in ". " or form[0] == " ":
                 yield Refusal.DOTS
-            elif any(_is_foreign(character) for character in form):
+            elif not _PLAIN.fullmatch(form) and any(map(_is_foreign, form)):
                 yield Refusal.CHARACTER
     if not _FIRST.fullmatch(segments[0]):
         yield Refusal.ABSOLUTE
@@ -158,7 +160,7 @@ def _flaws(segments: list[str]) -> Iterator[Refusal]:
 def _is_foreign(character: str) -> bool:
     if character.isascii():
         return not character.isalnum() and character not in _PUNCTUATION
-    return unicodedata.category(character) in _INVISIBLE or character.isspace()
+    return category(character) in _INVISIBLE or character.isspace()
 
 
 def _is_named(part: str, wanted: str) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
 from bitbylaw_advoware_proxy.deps import Deps, UpstreamAnswer
 from bitbylaw_advoware_proxy.domain.answers import (
@@ -99,7 +98,6 @@ def proxy_step(method: Method) -> Step[ApiRequest[Chunks], ApiResponse, Deps]:
         flows=["advoware"],
         triggers=[http(method, ROUTE, body="stream", max_body_bytes=MAX_BODY_BYTES)],
         enqueues=[topics.PROXY_RESPONSE],
-        deadline=timedelta(minutes=10),
     )
     async def proxy(request: ApiRequest[Chunks], ctx: Context[Deps]) -> ApiResponse:
         answer = await _answer(method, request, ctx)
@@ -136,7 +134,7 @@ async def _answer(method: Method, request: ApiRequest[Chunks], ctx: Context[Deps
     except (OutsideError, BodyTooLarge, BodyStalled) as failed:
         answer = _failure(failed, deps)
         ctx.logger.warning(
-            "a call has no answer of Advoware's",
+            "a call is not answered by Advoware",
             method=method,
             endpoint=found.address,
             caller=caller.name,
@@ -166,7 +164,7 @@ async def _passed_on(request: ApiRequest[Chunks], exchange: Exchange, found: Tar
     async with AsyncExitStack() as opened:
         # No answer, or no login, counts by program: one with a broken endpoint is no outage.
         with working_on(("caller", exchange.caller.name)):
-            async with patience.limiting():
+            async with patience:
                 answer = await opened.enter_async_context(
                     deps.advoware.call(
                         exchange.method,
@@ -273,7 +271,7 @@ def _with_header(answer: ApiResponse, name: str, value: str) -> ApiResponse:
     return ApiResponse(answer.status, answer.body, {**answer.headers, name: value})
 
 
-def _without_length(headers: Mapping[str, Any]) -> dict[str, str]:
+def _without_length(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name != "content-length"}
 
 

@@ -205,7 +205,8 @@ class Survey:
         ]
         there = files
         if self.files is not None:
-            there = files & (self.files.keys() | {member.file_id for member in members})
+            there = {file for file in files if file in self.files}
+            there |= {member.file_id for member in members}
         return Found(frozenset(there)).with_members(members)
 
     def note(self, entry: Entry) -> None:

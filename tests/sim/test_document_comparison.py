@@ -133,6 +133,23 @@ async def test_silent_edits_and_untold_deletions_arrive_with_the_nightly_compari
     assert world.effects() == effects
 
 
+@pytest.mark.parametrize("left", ["vanish", "stay"])
+async def test_a_file_deleted_at_xai_comes_back_whatever_its_collection_goes_on_to_list(
+    left: str,
+) -> None:
+    world = World(xai=XaiQuirks(delete_attached=left))  # type: ignore[arg-type]  # both are options
+    await world.start()
+    akte = world.add_collection("akte-1")
+    klage = await told(world, "Klage.pdf", b"v1", akte)
+    await world.advance(minutes=1)
+    world.xai.remove_file(world.xai.file_ids(akte)[0])
+    await compared(world)
+    await world.advance(minutes=1)
+    assert world.espocrm.document(klage)["xaiId"] in {file.id for file in world.xai.files()}
+    assert world.xai.content(world.espocrm.document(klage)["xaiId"]) == b"v1"
+    await world.stop()
+
+
 # -- orphans ----------------------------------------------------------------------------------------
 
 

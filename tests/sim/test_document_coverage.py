@@ -335,6 +335,19 @@ async def test_a_gap_that_stays_is_an_alarm_after_15_minutes_and_told_ever_less_
     assert remembered(world).gaps == ()
 
 
+async def test_what_xai_cannot_make_searchable_is_not_told_for_ever(world: World) -> None:
+    world.xai.faults.plan("indexing_failed", operation="attach", message="no text", times=None)
+    akte = world.add_collection("akte-1")
+    klage = world.espocrm.add_document("Scan.pdf", b"v1", collections=[akte])
+    await world.told("create", klage)
+    await world.advance(hours=8)
+    assert world.espocrm.document(klage)["fileStatus"] == "failed"
+    told, effects = len(checks(world)), world.effects()
+    await ticks(world, 8)
+    assert len(checks(world)) == told
+    assert world.effects() == effects
+
+
 async def test_lists_that_break_off_conclude_nothing(world: World) -> None:
     akte = world.add_collection("akte-1")
     klage = world.espocrm.add_document("Klage.pdf", b"v1", collections=[akte])

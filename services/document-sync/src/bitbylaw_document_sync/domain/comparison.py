@@ -205,8 +205,8 @@ class Survey:
         ]
         there = files
         if self.files is not None:
+            # A collection may go on to list a file that was deleted.
             there = {file for file in files if file in self.files}
-            there |= {member.file_id for member in members}
         return Found(frozenset(there)).with_members(members)
 
     def note(self, entry: Entry) -> None:

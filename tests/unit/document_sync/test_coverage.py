@@ -150,6 +150,7 @@ INTENT = UploadIntent(since=NOW, attachment_id="a1", name="n", content="c", size
         (base(), {"wanted": {}, "on_hold": {"d1": {"c1"}}}, False),
         (base(), {"on_hold": {"d1": {"c2"}}}, False),
         (base(), {"members": {"c1": {}, "c2": {}}}, True),
+        (base(), {"members": {"c1": {}, "c2": {}}, "blind": {"c1": "unreadable"}}, False),
         (base(), {"members": {"c1": {"f1": Held("f1", indexing=Indexing.RUNNING)}}}, True),
     ],
 )

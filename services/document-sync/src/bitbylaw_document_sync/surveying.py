@@ -76,7 +76,10 @@ async def surveyed(
     """
     readings = ctx.deps.lists.readings
     reading = readings.pop(name, None)
-    if reading is None or reading.run_id != run_id:
+    if reading is not None and reading.run_id != run_id:
+        await reading.parts.aclose()
+        reading = None
+    if reading is None:
         overview = await ctx.overview(DOCUMENT)
         survey = begun(overview, ctx.deps, ctx.now())
         reading = Reading(run_id, survey, known(overview, survey), begin(survey))

@@ -6,8 +6,8 @@ import pytest
 
 from world import World
 
-WORLDS, FROM_SEED = 120, 1_000
-IN_ONE_TEST = 20
+WORLDS, FROM_SEED = 60, 1_000
+IN_ONE_TEST = 10
 """Worlds, so that each test ends well within its limit."""
 
 

@@ -184,6 +184,25 @@ async def test_a_list_of_links_that_breaks_off_takes_nothing_away(world: World) 
     assert deletes(world) == 0
 
 
+@pytest.mark.parametrize("pages", [1, 2])
+async def test_links_of_which_only_the_first_pages_come_take_nothing_away(
+    world: World, pages: int
+) -> None:
+    # given a document in more collections than two pages of links hold
+    places = [world.add_collection(f"akte-{number}") for number in range(401)]
+    everywhere = world.espocrm.add_document("Vollmacht.pdf", b"v1", collections=places)
+    await world.told("create", everywhere)
+    assert len(world.xai.effects("attach")) == 401
+
+    # when only the first pages of its links can be read
+    world.espocrm.faults.plan("status", status=500, operation="list_linked", after=pages, times=9)
+    await world.told("update", everywhere)
+
+    # then it leaves no collection
+    assert world.xai.effects("detach") == []
+    assert all(world.xai.contents(place) == [b"v1"] for place in places)
+
+
 async def test_a_crm_that_suddenly_shows_no_document_makes_no_file_nobody_s() -> None:
     world = await braked_world(
         DOCUMENT_BRAKE_DETACHES="5/2", XAI_ORPHAN_POLICY="delete", XAI_ORPHAN_SETTLE_SECONDS="1"

@@ -1,10 +1,12 @@
 """Coverage whole: what no webhook told arrives all the same, and what is told twice is written once."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from bitbylaw_common import metrics
+from bitbylaw_common.runtime.ports import Outgoing
 from bitbylaw_document_sync.domain.coverage import CoverageState
 from bitbylaw_document_sync.steps.document_coverage_cron_step import document_coverage
 from bitbylaw_simulators.espocrm import Delivery, EspoQuirks
@@ -13,6 +15,10 @@ from world import World
 SERVICE = "document-sync"
 FUNCTION = document_coverage.function_id()
 TICK = timedelta(minutes=15)
+
+
+class Died(BaseException):
+    """The process was killed."""
 
 
 async def ticks(world: World, count: int = 1) -> None:
@@ -335,6 +341,19 @@ async def test_a_gap_that_stays_is_an_alarm_after_15_minutes_and_told_ever_less_
     assert remembered(world).gaps == ()
 
 
+async def test_what_xai_cannot_make_searchable_is_not_told_for_ever(world: World) -> None:
+    world.xai.faults.plan("indexing_failed", operation="attach", message="no text", times=None)
+    akte = world.add_collection("akte-1")
+    klage = world.espocrm.add_document("Scan.pdf", b"v1", collections=[akte])
+    await world.told("create", klage)
+    await world.advance(hours=8)
+    assert world.espocrm.document(klage)["fileStatus"] == "failed"
+    told, effects = len(checks(world)), world.effects()
+    await ticks(world, 8)
+    assert len(checks(world)) == told
+    assert world.effects() == effects
+
+
 async def test_lists_that_break_off_conclude_nothing(world: World) -> None:
     akte = world.add_collection("akte-1")
     klage = world.espocrm.add_document("Klage.pdf", b"v1", collections=[akte])
@@ -350,6 +369,38 @@ async def test_lists_that_break_off_conclude_nothing(world: World) -> None:
     assert until is not None
     assert remembered(world).complete_until != until
     assert checks(world) == []
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("moment", range(7))
+async def test_whenever_the_process_dies_the_tick_finds_everything_and_writes_it_once(
+    world: World, moment: int, *, stored: bool
+) -> None:
+    # given a process that dies at the moment-th record that it writes in a tick
+    akte = world.add_collection("akte-1")
+    klage = world.espocrm.add_document("Klage.pdf", b"v1", collections=[akte])
+    left = moment
+
+    def die(_: Sequence[Outgoing]) -> None:
+        nonlocal left
+        left -= 1
+        if left == -1:
+            raise Died
+
+    await world.advance(minutes=14)
+    log = world.host.log
+    log.on_append, log.on_stored = (log.on_append, die) if stored else (die, log.on_stored)
+    try:
+        await ticks(world, 1)
+    except Died:
+        await world.host.restart(SERVICE)
+    # however far it came, the document is there after the next tick at the latest, and once
+    await ticks(world, 2)
+    assert left < 0
+    assert world.xai.contents(akte) == [b"v1"]
+    assert world.espocrm.document(klage)["fileStatus"] == "synced"
+    assert len(world.xai.effects("upload")) == 1
+    assert remembered(world).gaps == ()
 
 
 async def test_long_work_goes_on_in_parts_under_one_instant(

@@ -9,7 +9,7 @@ import pytest
 
 from bitbylaw_common.outcomes import Rejected, Skipped, Wait
 from bitbylaw_simulators.xai import XaiQuirks
-from unit.document_sync.fakes import Bench, md5_of
+from unit.document_sync.fakes import Bench, Died, md5_of
 from world import World
 
 SERVICE = "document-sync"
@@ -217,6 +217,35 @@ async def test_without_a_hash_from_xai_nothing_is_concluded() -> None:
     await it.settle("d1")
     it.xai.reported_hash = " "
     assert isinstance(await it.run("d1"), Skipped)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("failures", [0, 1])
+async def test_a_death_at_any_moment_of_slow_indexing_changes_nothing_in_the_end(
+    failures: int, replaced: bool
+) -> None:
+    async def told() -> Bench:
+        it = bench()
+        if replaced:
+            await it.settle("d1")
+            it.crm.replace_file("d1", b"zweite")
+        it.xai.indexing_looks, it.xai.indexing_failures = 2, failures
+        it.moments.names.clear()
+        return it
+
+    whole = await told()
+    await whole.settle("d1")
+    moments = list(whole.moments.names)
+    assert whole.crm.rows["d1"].status == "synced"
+    for fatal, moment in enumerate(moments):
+        it = await told()
+        it.moments.fatal = fatal
+        with pytest.raises(Died):
+            await it.settle("d1")
+        it.restart()
+        await it.settle("d1")
+        assert it.world() == whole.world(), moment
+        assert it.xai.uploads == whole.xai.uploads, moment
 
 
 # -- refusals ---------------------------------------------------------------------------------------

@@ -149,9 +149,12 @@ async def test_xai_13_after_a_delete_a_late_update_brings_nothing_back(world: Wo
     assert world.host.dead_letters(SERVICE) == []
 
 
+@pytest.mark.parametrize("orphans", ["list", "delete"])
 async def test_xai_14_an_upload_that_shows_after_90_seconds_is_one_attached_file(
-    world: World,
+    orphans: str,
 ) -> None:
+    world = World(XAI_ORPHAN_POLICY=orphans, XAI_ORPHAN_SETTLE_SECONDS="60")
+    await world.start()
     world.xai.faults.plan("delayed_visibility", operation="upload", seconds=90, answer="reset")
     klage = await synced(world)
     await world.advance(seconds=89)
@@ -161,7 +164,12 @@ async def test_xai_14_an_upload_that_shows_after_90_seconds_is_one_attached_file
     assert len(world.xai.effects("upload")) == 1
     assert len(world.xai.files()) == 1
     assert world.espocrm.document(klage)["xaiId"] == world.xai.file_ids("akte-1")[0]
+    # and no night takes it for somebody else's
+    effects = world.effects()
+    await world.advance(hours=20)
+    assert world.effects() == effects
     assert world.host.dead_letters(SERVICE) == []
+    await world.stop()
 
 
 async def test_xai_14_what_a_lost_upload_became_goes_when_the_bytes_changed_meanwhile(

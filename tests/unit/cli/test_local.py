@@ -445,6 +445,22 @@ def test_an_echo_does_not_hide_what_was_done() -> None:
     assert line_of("d1", "Klage.pdf", story.of("d1")).uploaded
 
 
+def test_a_document_that_xai_still_indexes_is_under_way_and_its_line_tells_of_both_runs() -> None:
+    story = Story(NOW)
+    told(story, 0, 1, "d1")
+    told(story, 0, 2, run_of("d1", 1, "wait", rule="row 4", effects=UPLOADED[:3]))
+    assert not line_of("d1", "Klage.pdf", story.of("d1")).finished
+    assert not story.answered(["d1"])
+    told(story, 1, 4, run_of("d1", 3, "done", rule="row 5", effects=UPLOADED[3:]))
+
+    line = line_of("d1", "Klage.pdf", story.of("d1"))
+
+    assert line.finished
+    assert (line.rule, line.uploaded, line.attached) == ("row 4", True, ("akte-1",))
+    assert line.written_back == ("status",)
+    assert story.answered(["d1"])
+
+
 def test_what_happened_before_and_what_is_known_is_passed_over() -> None:
     story = Story(NOW)
     told(story, 0, -1, "d1")

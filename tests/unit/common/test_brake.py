@@ -197,6 +197,18 @@ def test_the_more_wait_the_rarer_each_is_looked_at() -> None:
     assert held[-1].pause == timedelta(seconds=2_000)
 
 
+def test_a_record_that_does_the_rest_still_counts_among_those_that_wait() -> None:
+    deletes = brake(delete=Budget(1, 1), upload=Budget(9, 9_999))
+    one(deletes, "d", delete=1)
+    for number in range(1_000):
+        errand = deletes.errand(f"d{number}", ALL)
+        assert errand.ask({UPLOAD: 1, DELETE: 1}) is not None
+        assert errand.ask({UPLOAD: 1}) is None
+    held = one(deletes, "last", delete=1)
+    assert held is not None
+    assert held.pause == timedelta(seconds=1_001)
+
+
 @pytest.mark.parametrize(
     ("known", "seen", "believed"),
     [(1_000, 0, False), (1_000, 99, False), (1_000, 100, True), (9, 0, True), (0, 0, True)],

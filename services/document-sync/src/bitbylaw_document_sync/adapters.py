@@ -6,6 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Ma
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal
 
 from bitbylaw_common.clients.espocrm import EspoCRM
@@ -378,11 +379,17 @@ class _Reading:
         if field is None or field.options is None:
             # Which words the field offers is unknown: only the one that people look at is written.
             return _SAID[word][0] if first and word not in _ONLY_WHERE_OFFERED else None
-        for spelling in _SAID[word]:
-            for option in field.options:
-                if _folded(option) == spelling:
-                    return option
-        return None
+        return _offered(field.options, word)
+
+
+@lru_cache(maxsize=256)
+def _offered(options: tuple[str, ...], word: Word) -> str | None:
+    """Return how a field with these options spells the word; asked for every row of every list."""
+    for spelling in _SAID[word]:
+        for option in options:
+            if _folded(option) == spelling:
+                return option
+    return None
 
 
 class XaiFiles:

@@ -5,6 +5,7 @@ then the records. So a record whose base is known and that no list has was delet
 moment ago. Each `yield` ends a part; whoever reads on may do so in a later run.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 
@@ -29,12 +30,13 @@ from bitbylaw_document_sync.domain.model import DocumentBase, FileFacts
 DOCUMENT = "document"
 """The firm's word for what is synced here, as in topics and keys."""
 
-PARTS_AT_ONCE = 400
+PARTS_AT_ONCE = 1_000
 PARTS_SECONDS = timedelta(seconds=20)
 """One run reads so many parts, or for so long; then it gives its place to others and goes on."""
 
-_ROWS = 100
-"""A part is so many rows of a list, or one list that is shorter."""
+_ROWS = 20
+"""A part is so many rows of a list, or one list that is shorter: judging them takes milliseconds, and
+nothing else of this process moves meanwhile."""
 
 
 async def read_on(reading: Reading, now: Callable[[], datetime]) -> bool:
@@ -50,6 +52,7 @@ async def read_on(reading: Reading, now: Callable[[], datetime]) -> bool:
             await anext(reading.parts)
         except StopAsyncIteration:
             return True
+        await asyncio.sleep(0)
         if now() - began >= PARTS_SECONDS:
             break
     return False
@@ -73,7 +76,10 @@ async def surveyed(
     """
     readings = ctx.deps.lists.readings
     reading = readings.pop(name, None)
-    if reading is None or reading.run_id != run_id:
+    if reading is not None and reading.run_id != run_id:
+        await reading.parts.aclose()
+        reading = None
+    if reading is None:
         overview = await ctx.overview(DOCUMENT)
         survey = begun(overview, ctx.deps, ctx.now())
         reading = Reading(run_id, survey, known(overview, survey), begin(survey))

@@ -93,7 +93,8 @@ async def announced_documents(
     if finished:
         # the write-backs make EspoCRM tell again: those webhooks belong to the picture
         await settled(system, story, list(names), ECHO_SECONDS)
-    echoes = [run for document in names for run in story.of(document).runs[1:]]
+    told = [story.of(document) for document in names]
+    echoes = [run for one in told for run in one.runs[len(one.way) :]]
     how = "looked at again" if kept else "webhooks of EspoCRM"
     return MainJob(
         how,

@@ -19,6 +19,10 @@ _EVENTS = frozenset(topic.name for topic in topics.DOCUMENT)
 _AGAIN_SECONDS = 1.0
 
 
+_ENDS = (frozenset({"done", "rejected"}), frozenset({"skipped"}))
+"""How a way comes to its end: rather with something done than without."""
+
+
 @dataclass
 class Told:
     """What is known of one document.
@@ -35,8 +39,23 @@ class Told:
 
     @property
     def answered(self) -> bool:
-        """Whether a run answered everything that came in."""
-        return bool(self.received) and sum(run.answers for run in self.runs) >= len(self.received)
+        """Whether a run answered everything that came in, and none waits for something."""
+        answers = sum(run.answers for run in self.runs)
+        return bool(self.received) and answers >= len(self.received) and not self.waits
+
+    @property
+    def waits(self) -> bool:
+        """Whether the last run waits, as for xAI to make a file searchable."""
+        return bool(self.runs) and self.runs[-1].outcome == "wait"
+
+    @property
+    def way(self) -> list[JournalEntry]:
+        """The runs until the first that came to its end, those before it that waited included."""
+        for ends in _ENDS:
+            for at, run in enumerate(self.runs, start=1):
+                if run.outcome in ends:
+                    return self.runs[:at]
+        return list(self.runs)
 
     def runs_since(self, instant: datetime) -> list[JournalEntry]:
         """Return the finished runs that began at `instant` or later."""
@@ -170,27 +189,38 @@ class Line:
 
 
 def line_of(document: str, name: str, told: Told) -> Line:
-    """Return a document's line: of its first finished run, or of how far it is."""
+    """Return a document's line: of its runs until the first that came to its end, or how far it is."""
     if not told.received and not told.runs:
         return Line(document, name)
     received = told.received[0] if told.received else None
     if not told.runs:
         state = "working" if told.intents else "received"
         return Line(document, name, received=received, state=state)
-    run = next((one for one in told.runs if one.outcome in ("done", "rejected")), told.runs[-1])
-    ended = run.ended
+    way = told.way
+    run, ended = way[-1], way[-1].ended
     took = None if received is None or ended is None else (ended - received).total_seconds()
     return Line(
         document,
         name,
         received=received,
-        uploaded=bool(effects(run, "upload_file")),
-        attached=tuple(fact.target.partition("/")[0] for fact in effects(run, "add_to_collection")),
-        written_back=tuple(
-            sorted({name for fact in effects(run, "update_entity") for name in fact.fields})
+        uploaded=any(effects(one, "upload_file") for one in way),
+        attached=tuple(
+            fact.target.partition("/")[0]
+            for one in way
+            for fact in effects(one, "add_to_collection")
         ),
-        rule=run.rule,
-        reason=run.reason or run.summary,
+        written_back=tuple(
+            sorted(
+                {
+                    name
+                    for one in way
+                    for fact in effects(one, "update_entity")
+                    for name in fact.fields
+                }
+            )
+        ),
+        rule=way[0].rule,
+        reason=way[0].reason or way[0].summary,
         state=run.outcome or "done",
         ms=None if took is None else max(0, round(took * 1000)),
     )

@@ -6,7 +6,8 @@ to `control.commands`, so it holds for every member and after every restart, unt
 What is held back waits without end and without attempts; everything else goes on.
 
 The counting is pure: values in, an answer out. `Brake` keeps the counts of one process and follows
-what stands in the topic; what a process counted is lost with it, a trip is not.
+what stands in the topic. What a process counted is lost with it; a trip is not, once Kafka has
+acknowledged it, and until then it holds in this process.
 """
 
 import math
@@ -238,16 +239,11 @@ class Brake:
 
     Args:
         budgets: by kind; what has none is never held back.
-        instance: who says so when it trips.
     """
 
-    def __init__(
-        self, service: str, budgets: Mapping[str, Budget], clock: Clock, *, instance: str = ""
-    ) -> None:
+    def __init__(self, service: str, budgets: Mapping[str, Budget], clock: Clock) -> None:
         self.service = service
-        self.budgets = dict(budgets)
         self._clock = clock
-        self._instance = instance or service
         self._kinds = {kind: _Kind(budget) for kind, budget in budgets.items()}
         self._touched = Touched()
         self._waiting: set[str] = set()
@@ -311,6 +307,10 @@ class Brake:
                 self._touched.add(record, now)
         return None
 
+    def waits(self, record: str) -> None:
+        """Note that a part of what the record needs is held back, though the rest may happen."""
+        self._waiting.add(record)
+
     def _spent(self, kind: str, now: float) -> int:
         return self._touched.total(now) if kind == RECORD else self._kinds[kind].window.total(now)
 
@@ -320,7 +320,7 @@ class Brake:
 
     def _trip(self, kind: str, why: str, instant: datetime) -> None:
         trip = BrakeTripped(
-            service=self.service, effect=kind, since=instant, by=self._instance, reason=why
+            service=self.service, effect=kind, since=instant, by=self.service, reason=why
         )
         self._unpublished[trip.key] = trip
         self._stand(kind, trip)
@@ -388,6 +388,7 @@ class Errand:
         self._brake = brake
         self._record = record
         self._extent = extent
+        self._held = False
         self._granted: dict[str, int] = {}
         self._done: dict[str, int] = {}
 
@@ -400,6 +401,10 @@ class Errand:
         total = {kind: self._done.get(kind, 0) + count for kind, count in effects.items()}
         more = {kind: count - self._granted.get(kind, 0) for kind, count in total.items()}
         held = self._brake.ask(self._record, self._extent, more, self._granted)
+        if held is not None:
+            self._held = True
+        elif self._held:
+            self._brake.waits(self._record)
         if held is None:
             for kind, count in total.items():
                 self._granted[kind] = max(count, self._granted.get(kind, 0))

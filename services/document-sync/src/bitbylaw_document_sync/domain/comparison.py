@@ -205,7 +205,8 @@ class Survey:
         ]
         there = files
         if self.files is not None:
-            there = files & (self.files.keys() | {member.file_id for member in members})
+            # A collection may go on to list a file that was deleted.
+            there = {file for file in files if file in self.files}
         return Found(frozenset(there)).with_members(members)
 
     def note(self, entry: Entry) -> None:
@@ -266,21 +267,26 @@ def suspects(survey: Survey) -> Iterator[str]:
         base = survey.bases.get(document)
         wanted = survey.wanted.get(document, set())
         held = survey.on_hold.get(document, set())
-        if base is None or base.pending is not None or base.retired:
+        ours = () if base is None else base.collections
+        if survey.blind and not survey.blind.keys().isdisjoint((*ours, *wanted, *held)):
+            continue  # nothing could be said of it
+        if base is None or not _lies_right(survey, base, wanted, held):
             yield document
-            continue
-        if base.file_id is None:
-            if wanted:
-                yield document
-            continue
-        here = {
-            place: member
-            for place in {*base.collections, *wanted, *held}
-            if (member := (survey.members.get(place) or {}).get(base.file_id)) is not None
-        }
-        ready = all(member.indexing is Indexing.READY for member in here.values())
-        if not ready or not wanted <= here.keys() <= wanted | held:
-            yield document
+
+
+def _lies_right(survey: Survey, base: DocumentBase, wanted: set[str], held: set[str]) -> bool:
+    """Say whether a document's file lies where it is wanted, searchable, and nothing is left to do."""
+    if base.pending is not None or base.retired:
+        return False
+    if base.file_id is None:
+        return not wanted
+    here = {
+        place: member
+        for place in {*base.collections, *wanted, *held}
+        if (member := (survey.members.get(place) or {}).get(base.file_id)) is not None
+    }
+    ready = all(member.indexing is Indexing.READY for member in here.values())
+    return ready and wanted <= here.keys() <= wanted | held
 
 
 def judged(

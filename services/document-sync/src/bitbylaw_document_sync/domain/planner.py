@@ -981,12 +981,15 @@ def _accounted(answer: Plan, sight: Sight, policy: Policy) -> Plan:
         return replace(answer, before=before, after=answer.after.model_copy(update=held))
     values = {what: _text_of(value) for what, value in back.values if what in _WATCHED}
     target = {what: digester.of(value) for what, value in values.items()}
+    # One spelling may stand for two of our words: it is ours if it is either's.
+    said = {digester.of(word) for word in entry.words} | {shown[Noted.STATUS]}
     clashes = tuple(
         Clash(what, value, entry.status_said if what is Noted.STATUS else entry.value_of(what))
         for what, value in values.items()
         if known
         and not (what is Noted.STATUS and entry.fresh)
-        and shown[what] not in {noted.get(what), noting.target.get(what) if noting else None}
+        and not (said if what is Noted.STATUS else {shown[what]})
+        & {noted.get(what), noting.target.get(what) if noting else None}
     )
     about = Noting(version=entry.version, target=target)
     before = answer.before or base

@@ -821,6 +821,6 @@ async def test_an_api_user_sees_nobody_else_s_webhooks_and_notifications(
     listed = (await call("GET", f"/{entity}")).json()
     assert listed == {"total": 0, "list": []}
     for method in ("GET", "PUT", "DELETE"):
-        body = {"json": {}} if method == "PUT" else {}
+        body: dict[str, Any] = {"json": {}} if method == "PUT" else {}
         assert (await call(method, f"/{entity}/{theirs}", **body)).status == 403
     assert len(call.crm.records(entity)) == 1

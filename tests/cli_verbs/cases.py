@@ -262,7 +262,7 @@ ALONE: tuple[Case, ...] = (
     Case(
         "lag",
         "--watch --count 1",
-        OK,
+        UNREACHABLE,
         told=("127.0.0.1:1",),
         stage=Stage.ALONE,
         lines=True,

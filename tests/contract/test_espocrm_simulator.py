@@ -808,3 +808,19 @@ async def test_an_api_user_registers_at_most_50_webhooks(call: Caller) -> None:
     answers = [(await call("POST", "/Webhook", json=body)).status for _ in range(51)]
 
     assert answers == [200] * 50 + [403]
+
+
+@pytest.mark.parametrize("entity", ["Webhook", "Notification"])
+async def test_an_api_user_sees_nobody_else_s_webhooks_and_notifications(
+    call: Caller, entity: str
+) -> None:
+    if entity == "Webhook":
+        theirs = call.crm.add_webhook("CDokumente.update", "https://elsewhere.example/hook")
+    else:
+        theirs = call.crm.create("Notification", {"type": "Message", "message": "neu"})
+    listed = (await call("GET", f"/{entity}")).json()
+    assert listed == {"total": 0, "list": []}
+    for method in ("GET", "PUT", "DELETE"):
+        body: dict[str, Any] = {"json": {}} if method == "PUT" else {}
+        assert (await call(method, f"/{entity}/{theirs}", **body)).status == 403
+    assert len(call.crm.records(entity)) == 1

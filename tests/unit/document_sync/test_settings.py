@@ -44,6 +44,8 @@ def test_several_links_with_and_without_an_activation_are_read() -> None:
         ("DOCUMENT_FILE_LINK", "doku ment"),
         ("DOCUMENT_STATUS_FIELD", "1"),
         ("XAI_FILE_POLICY", "maybe"),
+        ("XAI_ORPHAN_POLICY", "remove"),
+        ("XAI_ORPHAN_SETTLE_SECONDS", "soon"),
         ("XAI_SETTLE_SECONDS", "-1"),
         ("XAI_INDEXING_SECONDS", "0"),
         ("DOCUMENT_BRAKE_DELETES", "many"),

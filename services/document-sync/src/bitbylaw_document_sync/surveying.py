@@ -38,6 +38,9 @@ _ROWS = 20
 """A part is so many rows of a list, or one list that is shorter: judging them takes milliseconds, and
 nothing else of this process moves meanwhile."""
 
+_BASES = 500
+"""So many bases are parsed at a time, for the same reason."""
+
 
 async def read_on(reading: Reading, now: Callable[[], datetime]) -> bool:
     """Read as much as one run may; say whether the survey is complete.
@@ -81,7 +84,7 @@ async def surveyed(
         reading = None
     if reading is None:
         overview = await ctx.overview(DOCUMENT)
-        survey = begun(overview, ctx.deps, ctx.now())
+        survey = await begun(overview, ctx.deps, ctx.now())
         reading = Reading(run_id, survey, known(overview, survey), begin(survey))
     if await read_on(reading, ctx.now):
         return reading
@@ -89,13 +92,15 @@ async def surveyed(
     return None
 
 
-def begun(overview: Overview, deps: Deps, now: datetime) -> Survey:
+async def begun(overview: Overview, deps: Deps, now: datetime) -> Survey:
     """Return a survey that knows what was agreed on, and nothing of the sides yet.
 
     A base that cannot be read counts as none, as it does in a run.
     """
     bases: dict[str, DocumentBase] = {}
-    for document, value in overview.bases.items():
+    for number, (document, value) in enumerate(overview.bases.items()):
+        if number % _BASES == 0:
+            await asyncio.sleep(0)
         try:
             bases[document] = DocumentBase.from_bytes(value)
         except DecodeError:

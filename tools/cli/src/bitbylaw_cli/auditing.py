@@ -93,7 +93,7 @@ async def audit(
             can be said.
     """
     seen = await overview(log, SERVICE, DOCUMENT)
-    survey = begun(seen, deps, clock.now())
+    survey = await begun(seen, deps, clock.now())
     about = known(seen, survey)
     number = 0
     async for _ in everything(survey, deps):

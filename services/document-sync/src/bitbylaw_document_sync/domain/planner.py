@@ -68,8 +68,8 @@ _VERDICTS = (Word.UNSUPPORTED, Word.FAILED, Word.INDEXING)
 _HASH = 64
 """Characters of a hash in hex; what is none of such a length proves nothing."""
 
-HASH_DIFFERS = "hash differs"
-"""The rule, by its name in the journal."""
+INDEXING, HASH_DIFFERS = "indexing", "hash differs"
+"""Rules, by their names in the journal."""
 
 UNKNOWN_FATE = "an upload's fate is unknown"
 
@@ -423,9 +423,7 @@ class _Case:
         if obstacle is None:
             return None
         word, _ = _refused_as(obstacle.status)
-        # The record stopped saying so: somebody set it back, where it could say so at all.
-        asked = obstacle.told and self.entry.fresh and word not in self.entry.words
-        return None if asked else obstacle
+        return None if self._asked_again(obstacle, word) else obstacle
 
     def _obstacle(self, kind: str) -> Obstacle | None:
         """Return what xAI could not do with the record's bytes, where it is of that kind."""
@@ -705,7 +703,7 @@ class _Case:
             }
         )
         return Plan(
-            "indexing",
+            INDEXING,
             "it is attached, and xAI still makes it searchable",
             before,
             (*_not_shared(detaches, self.sight), *telling),
@@ -722,74 +720,71 @@ class _Case:
     ) -> Plan:
         """Tell that xAI cannot make it searchable, and let it try again, a few times."""
         entry, now = self.entry, self.sight.now
-        unready = places & (
-            self.found.indexing(file, Indexing.FAILED) | self.found.indexing(file, Indexing.RUNNING)
+        base = base.model_copy(
+            update={"collections": _names(base.collections, entry.collections, places)}
         )
         obstacle = self._obstacle("indexing")
-        rule = "indexing"
-        places_then = _names(base.collections, entry.collections, places)
-        asked = (
-            obstacle is not None
-            and obstacle.told
-            and entry.fresh
-            and Word.FAILED not in entry.words
-            and base.indexing is None
-        )
-        failure = obstacle is None or base.indexing is not None
-        if obstacle is not None and not failure:
-            pause = _pause_after(obstacle.tries)
-            rest = None if pause is None else obstacle.since + pause - now
-            if asked or (rest is not None and rest <= timedelta()):
-                before = base.model_copy(
-                    update={
-                        "indexing": now,
-                        "collections": places_then,
-                        "obstacle": None if asked else obstacle,
-                    }
-                )
-                again: list[Action] = []
-                for place in sorted(unready):
-                    again += [Detach(file, place), Attach(file, place)]
-                why = "xAI could not make it searchable; attached anew, so that it tries again"
-                return Plan(rule, why, before, tuple(again), before, more=True)
-        if obstacle is None or failure:
-            tries = 1 if obstacle is None else obstacle.tries + 1
+        if obstacle is not None and base.indexing is None:
+            again = self._tried_again(file, base, places, obstacle)
+            if again is not None:
+                return again
+        else:
             obstacle = Obstacle(
                 kind="indexing",
                 content=self._digest(self.md5) or base.content,
-                tries=tries,
+                tries=1 if obstacle is None else obstacle.tries + 1,
                 since=now,
             )
-        pause = _pause_after(obstacle.tries)
         earlier = any(self.found.collections_of(old) for old in self.files - {file})
         message = texts.not_indexed(self.found.error_of(file), earlier=earlier)
         values: dict[Noted, str | tuple[str, ...] | None] = {
             Noted.FILE: file,
             Noted.COLLECTIONS: tuple(sorted(places)),
         }
-        after = base.model_copy(
-            update={
-                "collections": places_then,
-                "indexing": None,
-                "obstacle": obstacle.model_copy(update={"told": True}),
-            }
-        )
+        told = obstacle.model_copy(update={"told": True})
+        why = f"xAI could not make it searchable, {obstacle.tries} times"
+        pause = _pause_after(obstacle.tries)
+        ending: Rejected | Wait = Rejected(why, error="IndexingFailed")
+        if pause is not None:
+            retrying = "xAI could not make it searchable; it is to try again"
+            ending = Wait(retrying, obstacle.since + pause - now)
         return Plan(
-            rule,
-            f"xAI could not make it searchable, {obstacle.tries} times so far",
-            base.model_copy(update={"collections": places_then}),
+            INDEXING,
+            f"{why} so far",
+            base,
             (*_not_shared(detaches, self.sight), *_noted(entry, values, Word.FAILED, message)),
-            after,
-            Rejected(
-                f"xAI could not make it searchable, {obstacle.tries} times", error="IndexingFailed"
-            )
-            if pause is None
-            else Wait(
-                "xAI could not make it searchable; it is to try again",
-                max(obstacle.since + pause - now, timedelta()),
-            ),
+            base.model_copy(update={"indexing": None, "obstacle": told}),
+            ending,
             troubles=(Trouble(Kind.INDEXING_FAILED, message),),
         )
+
+    def _tried_again(
+        self, file: str, base: DocumentBase, places: frozenset[str], obstacle: Obstacle
+    ) -> Plan | None:
+        """Attach it anew once that is due, or when a person set the status back."""
+        pause = _pause_after(obstacle.tries)
+        due = pause is not None and self.sight.now >= obstacle.since + pause
+        asked = self._asked_again(obstacle, Word.FAILED)
+        if not due and not asked:
+            return None
+        unready = places & (
+            self.found.indexing(file, Indexing.FAILED) | self.found.indexing(file, Indexing.RUNNING)
+        )
+        again: list[Action] = []
+        for place in sorted(unready):
+            again += [Detach(file, place), Attach(file, place)]
+        before = base.model_copy(
+            update={"indexing": self.sight.now, "obstacle": None if asked else obstacle}
+        )
+        why = "xAI could not make it searchable; attached anew, so that it tries again"
+        return Plan(INDEXING, why, before, tuple(again), before, more=True)
+
+    def _asked_again(self, obstacle: Obstacle, word: Word) -> bool:
+        """Say whether the record stopped telling of it: a person set it back to have it tried.
+
+        A CRM that cannot tell of it at all says nothing by not doing so.
+        """
+        return obstacle.told and self.entry.fresh and word not in self.entry.words
 
     def _mismatch(self, file: str) -> Obstacle | None:
         """Return what to note where xAI reports the hash of other bytes than were uploaded."""

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from multidict import CIMultiDict
 
@@ -71,7 +71,8 @@ class SimTransport:
             body = b"".join([chunk async for chunk in body])
         announced = CIMultiDict(request.headers).get("Content-Length")
         assert announced is None or int(announced) == len(body)
-        call = SimRequest(request.method, url.path, request.params, dict(request.headers), body)
+        query = (*parse_qsl(request.query, keep_blank_values=True), *request.params)
+        call = SimRequest(request.method, url.path, query, dict(request.headers), body)
         torn = False
         self.on_moment(f"before {request.operation}")
         try:

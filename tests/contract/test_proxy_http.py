@@ -318,6 +318,32 @@ async def test_a_key_is_good_for_its_scopes_and_its_rate() -> None:
         ]
 
 
+PROGRAMS = json.dumps(
+    [
+        {"name": f"p{n}", "keys": [f"key-of-program-{n:04}"], "scopes": [{"endpoints": ["**"]}]}
+        for n in range(5)
+    ]
+)
+
+
+async def test_one_program_whose_calls_fail_shuts_nobody_out_and_five_are_an_outage() -> None:
+    async with office({"ADVOWARE_PROXY_CALLERS": PROGRAMS}) as run:
+        run.sim.faults.plan("reset_before", times=None, operation="probe")
+
+        async def failing(program: int) -> Answer:
+            shown = {"apikey": f"key-of-program-{program:04}"}
+            return await run.ask("POST", "endpoint=Sim/echo", data=b"{}", headers=shown)
+
+        assert {(await failing(0)).status for _ in range(20)} == {502}
+        well = {"apikey": "key-of-program-0001"}
+        assert (await run.ask("GET", "endpoint=employees", headers=well)).status == 200
+
+        assert [(await failing(program)).status for program in range(1, 5)] == [502] * 4
+        spared = await run.ask("GET", "endpoint=employees", headers=well)
+        assert (spared.status, spared.json["error"]) == (503, "Service Unavailable")
+        assert int(spared.headers["Retry-After"]) >= 1
+
+
 # -- the trail ------------------------------------------------------------------------------------
 
 

@@ -4,22 +4,31 @@ Nothing here is taken from our own declarations; what is not built yet has no ro
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from bitbylaw_advoware_proxy.app import app as advoware_proxy
+from bitbylaw_advoware_proxy.app import deps_over as proxy_deps
+from bitbylaw_advoware_proxy.deps import Deps as ProxyDeps
+from bitbylaw_advoware_proxy.settings import ProxySettings
 from bitbylaw_common import topics
 from bitbylaw_common.cron import CronExpression
 from bitbylaw_common.runtime import App
 from bitbylaw_common.runtime.control import functions_of
+from bitbylaw_common.runtime.hosts.memory_host import MemoryHost
 from bitbylaw_common.settings import CATALOGUE, RedisSettings, RuntimeSettings
 from bitbylaw_document_sync.app import app as document_sync
 from bitbylaw_document_sync.settings import DocumentSyncSettings
 from bitbylaw_ingest.app import app as ingest
-from world import World
+from bitbylaw_simulators.advoware import Advoware
+from bitbylaw_simulators.advoware.samples import sample_firm
+from contract.proxied import settings_of
+from world import SimTransport, World
 
 APPS: tuple[App[Any], ...] = (ingest, document_sync, advoware_proxy)
 
@@ -186,6 +195,35 @@ async def test_the_command_of_the_guide_is_answered_as_it_was(world: World) -> N
             "total_ids_in_batch": 1,
         }.items()
     )
+
+
+async def test_the_proxy_s_command_of_the_guide_is_answered_as_it_was() -> None:
+    sim, host = Advoware(), MemoryHost()
+    sample_firm(sim)
+    settings = ProxySettings.from_env(settings_of({"ADVOWARE_API_BASE_URL": "http://advoware"}))
+
+    @asynccontextmanager
+    async def open_deps(_: Mapping[str, str]) -> AsyncIterator[ProxyDeps]:
+        transport = SimTransport(
+            dict.fromkeys(("http://advoware", "https://security.advo-net.net"), sim)
+        )
+        async with proxy_deps(transport, settings, host.clock) as deps:
+            yield deps
+
+    await host.start(replace(advoware_proxy, open_deps=open_deps), {})
+    try:
+        answer = await host.request("GET", "/advoware/proxy?endpoint=employees&limit=2&offset=1")
+        missing = await host.request("GET", "/advoware/proxy")
+        await host.settle()
+    finally:
+        await host.stop()
+
+    assert answer.status == 200
+    assert isinstance(answer.body, bytes)
+    assert [row["kuerzel"] for row in json.loads(answer.body)["result"]] == ["AI", "RO"]
+    assert (missing.status, missing.body) == (400, {"error": "Endpoint required as query param"})
+    trail = host.log.records("advoware.proxy.response")
+    assert sorted(json.loads(one.value or b"")["status"] for one in trail) == [200, 400]
 
 
 def test_the_topics_keep_their_names() -> None:

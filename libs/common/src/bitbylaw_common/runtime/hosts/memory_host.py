@@ -24,6 +24,7 @@ from contextvars import Context, ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import parse_qsl
 
 from pydantic import TypeAdapter
 
@@ -717,9 +718,13 @@ class MemoryHost:
     ) -> ApiResponse:
         """Send an HTTP request to whichever app has the route; no socket is opened.
 
+        Args:
+            path: with its query, where it has one.
+
         Raises:
             KeyError: no app has it.
         """
+        path, _, query = path.partition("?")
         for member in self._members.values():
             if member.silent:
                 continue
@@ -736,7 +741,9 @@ class MemoryHost:
                                 _body(trigger, body),
                                 body,
                                 lower,
-                                path_params=match.groupdict(),
+                                dict(reversed(parse_qsl(query, keep_blank_values=True))),
+                                match.groupdict(),
+                                query,
                             )
                         )
         raise KeyError(f"no app has the route {method} {path}")

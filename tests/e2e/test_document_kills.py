@@ -276,7 +276,7 @@ async def test_kills_in_the_middle_of_effects_cost_no_upload_and_no_membership(
                 await asyncio.wait({killing, waiting}, return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
             await killing
-        await system.until(lambda: at_rest(system), seconds=120, every=0.5)
+        await system.until(lambda: at_rest(system), seconds=240, every=0.5)
         uploads = await _holds(system, office)
     soon = sum(after <= AT_ONCE_SECONDS for after in found.after)
     print(  # noqa: T201 - what was measured

@@ -8,6 +8,7 @@ import pytest
 from bitbylaw_common.outcomes import Rejected
 from bitbylaw_document_sync.domain import texts
 from bitbylaw_document_sync.domain.model import (
+    Absent,
     DocumentBase,
     Entry,
     FileFacts,
@@ -197,3 +198,35 @@ def test_where_nothing_is_that_wants_it_says_so_and_ends() -> None:
     known = base(file_id=None, ours=False, content=None, recorded=None, collections=())
     again = planned(sight(told_new, known, Found(), file=replace(KNOWN, md5=md5_of(b"v1"))))
     assert told(again.before) == told(again.after) == "no file, unknown, recorded unknown, in none"
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_record_without_a_file_says_so_where_somebody_waits_for_a_word(fresh: bool) -> None:
+    known = base(file_id=None, ours=False, content=None, recorded=None)
+    empty = entry(attachment_id=None, md5=None, fresh=fresh, message="von Hand")
+    decided = planned(sight(empty, known, Found()))
+    assert told(decided.before) == told(decided.after) == "no file, unknown, recorded unknown, in A"
+    if fresh:
+        assert noted(decided) == {Noted.STATUS: Word.FAILED, Noted.MESSAGE: texts.NO_FILE}
+        assert [(t.kind, t.text) for t in decided.troubles] == [(Kind.NO_FILE, texts.NO_FILE)]
+    else:
+        assert decided.actions == ()
+        assert decided.troubles == ()
+
+
+@pytest.mark.parametrize("why", ["empty", "absent"])
+def test_the_earlier_version_of_what_cannot_be_uploaded_stays_and_is_told(why: str) -> None:
+    other = synced(md5=M2, attachment_id="att2", fresh=True)
+    facts = (
+        FileFacts("att2", "Klage.pdf", "application/pdf", 0) if why == "empty" else Absent("att2")
+    )
+    decided = planned(sight(other, base(), found("f1 A"), file=facts))
+    rule, reason, kind = {
+        "empty": ("row 12: not fit for xAI", "the file is empty", Kind.EMPTY),
+        "absent": ("row 2: no file", "EspoCRM does not have the file", Kind.NO_FILE),
+    }[why]
+    assert (decided.rule, decided.reason) == (rule, f"{reason}; the earlier version stays")
+    (trouble,) = decided.troubles
+    assert trouble.kind is kind
+    assert noted(decided)[Noted.MESSAGE] == trouble.text
+    assert told(decided.after) == OURS

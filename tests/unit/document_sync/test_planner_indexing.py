@@ -133,7 +133,9 @@ def test_it_is_looked_at_again_after_as_long_as_it_took_so_far(
     assert decided.after is not None
     assert decided.after.indexing == START
     assert decided.after.collections == ("A", "B")
-    assert decided.after == decided.before or decided.after.noting is None
+    assert decided.reason == "it is attached, and xAI still makes it searchable"
+    assert decided.before is not None
+    assert (decided.before.indexing, decided.before.collections) == (START, ("A", "B"))
 
 
 def test_what_a_waiting_record_says_already_is_not_written_again() -> None:
@@ -211,6 +213,17 @@ def test_what_fails_or_never_ends_is_told_and_tried_again_later(state: Indexing)
     )
 
 
+def test_places_that_the_base_or_the_record_names_are_remembered_while_it_waits() -> None:
+    told = entry(collections=frozenset({"A", "Y"}))
+    known = base(collections=("X",))
+    for states in (members(A=RUNNING, B=READY), members(A=FAILED, B=READY)):
+        decided = planned(sight(known, *states, told=told, after=MINUTE))
+        assert decided.before is not None
+        assert decided.before.collections == ("A", "B", "X", "Y")
+        assert decided.after is not None
+        assert decided.after.collections == ("A", "B", "X", "Y")
+
+
 def failed_before(tries: int, **changes: Any) -> DocumentBase:
     """Return the base after so many failures, told."""
     obstacle = Obstacle(
@@ -234,7 +247,10 @@ def test_after_its_pause_it_is_attached_anew_where_it_failed(tries: int) -> None
     assert outside(decided) == [Detach("f1", "A"), Attach("f1", "A")]
     assert decided.more
     assert decided.rule == "indexing"
+    assert decided.reason.startswith("xAI could not make it searchable; attached anew")
     assert decided.before is not None
+    assert decided.after is not None
+    assert decided.after.indexing == seen.now
     assert decided.before.indexing == seen.now
     assert decided.before.obstacle == failed_before(tries).obstacle
     assert decided.before.collections == ("A", "B")
@@ -367,6 +383,9 @@ def test_the_last_attempt_is_told_and_ends_nothing_itself() -> None:
     assert (decided.rule, decided.reason) == ("gave up", "attempt 6 was the last")
     assert noted(decided) == {Noted.STATUS: Word.FAILED, Noted.MESSAGE: message}
     assert decided.ending is None
+    assert decided.before is not None
+    assert decided.after is not None
+    assert decided.before.file_id == decided.after.file_id == "f1"
     assert [(t.kind, t.text) for t in decided.troubles] == [(Kind.GAVE_UP, message)]
 
     gone = gave_up(replace(seen, entry=None), POLICY, attempts=6)

@@ -266,6 +266,7 @@ ALONE: tuple[Case, ...] = (
         told=("127.0.0.1:1",),
         stage=Stage.ALONE,
         lines=True,
+        as_json=True,
     ),
     Case(
         "pause",

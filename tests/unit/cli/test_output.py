@@ -3,6 +3,8 @@ from dataclasses import dataclass
 
 import pytest
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from bitbylaw_cli.main import COMMANDS, build
@@ -110,7 +112,10 @@ def test_every_command_has_help_and_takes_json() -> None:
     names = [module.__name__.rpartition(".")[2] for module in COMMANDS]
     listed = runner.invoke(cli, ["--help"], env={"COLUMNS": "200"}).output
 
-    nouns = {"cron", "dlq", "quarantine", "replay", "schema", "topics"}  # have verbs of their own
+    commands = get_command(cli)
+    assert isinstance(commands, TyperGroup)
+    nouns = {name for name, one in commands.commands.items() if isinstance(one, TyperGroup)}
+    assert nouns < set(names)  # they have verbs of their own
     for name in names:
         assert name in listed
         told = runner.invoke(cli, [name, "--help"], env={"COLUMNS": "200"})

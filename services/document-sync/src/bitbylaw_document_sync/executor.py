@@ -124,7 +124,7 @@ async def look(document_id: str, ctx: Context[Deps], book: Book) -> Sight:
             member = await deps.collections.member(place, file)
             members += [member] if member is not None else []
     found = Found(existing).with_members(members)
-    return Sight(document_id, entry, base, found, ctx.now(), ctx.run_id)
+    return Sight(document_id, entry, base, found, ctx.now(), ctx.run_id, asked=ctx.requested)
 
 
 async def looked_on(sight: Sight, done: Plan, ctx: Context[Deps], book: Book) -> Sight:

@@ -67,6 +67,7 @@ class Context(Generic[D]):
         event_id: the `ce_id` of the event that started the run (the last, if coalesced).
         run_id: fresh for every run; names it in journal and logs.
         attempt: 1 for a first try, counting only failures.
+        requested: an operator asked for this very run; a replay of many does not count.
     """
 
     def __init__(
@@ -78,12 +79,14 @@ class Context(Generic[D]):
         event_id: str,
         run_id: str,
         attempt: int = 1,
+        requested: bool = False,
     ) -> None:
         self.deps = deps
         self.logger = logger
         self.event_id = event_id
         self.run_id = run_id
         self.attempt = attempt
+        self.requested = requested
         self._run = run
 
     def now(self) -> datetime:

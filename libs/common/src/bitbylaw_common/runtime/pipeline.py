@@ -424,6 +424,7 @@ class Pipeline(Generic[D]):
                 event_id=work.item.envelope.event_id,
                 run_id=run.run_id,
                 attempt=run.chain.attempt + 1,
+                requested="request" in work.causes and not work.item.replay,
             )
             try:
                 return await self._guarded(step, work, run, context), False

@@ -508,6 +508,7 @@ class Sight:
         uploads: ids of files that the pending upload may have become, best first.
         sharers: other records with the same files.
         existing: the collections that exist, of those asked about.
+        asked: an operator asked for this run: what was refused before is tried once more.
     """
 
     document_id: str
@@ -520,6 +521,7 @@ class Sight:
     uploads: tuple[str, ...] | None = None
     sharers: tuple[Sharer, ...] | None = None
     existing: frozenset[str] | None = None
+    asked: bool = False
 
     def told(self) -> tuple[str, ...]:
         """Return what both sides said, in a fixed order, to make a digest of."""

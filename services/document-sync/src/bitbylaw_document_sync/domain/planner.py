@@ -780,11 +780,13 @@ class _Case:
         return Plan(INDEXING, why, before, tuple(again), before, more=True)
 
     def _asked_again(self, obstacle: Obstacle, word: Word) -> bool:
-        """Say whether the record stopped telling of it: a person set it back to have it tried.
+        """Say whether somebody wants it tried once more: an operator, by asking for this very run,
+        or a person who set the record back, so that it tells of it no longer.
 
         A CRM that cannot tell of it at all says nothing by not doing so.
         """
-        return obstacle.told and self.entry.fresh and word not in self.entry.words
+        set_back = self.entry.fresh and word not in self.entry.words
+        return obstacle.told and (self.sight.asked or set_back)
 
     def _mismatch(self, file: str) -> Obstacle | None:
         """Return what to note where xAI reports the hash of other bytes than were uploaded."""

@@ -70,16 +70,7 @@ async def test_xai_43_a_replay_of_ten_thousand_unchanged_documents_only_reads() 
     await world.stop()
 
 
-KEY_WRITES = "under another key, records that we wrote before are written again"
-
-
-@pytest.mark.parametrize(
-    "reason",
-    [
-        "another normaliser",
-        pytest.param("another key", marks=pytest.mark.xfail(reason=KEY_WRITES, strict=True)),
-    ],
-)
+@pytest.mark.parametrize("reason", ["another normaliser", "another key"])
 async def test_bases_that_cannot_be_compared_any_more_cost_no_write(
     reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -887,7 +887,7 @@ class _Case:
                 collections=tuple(sorted(entry.collections)),
             )
         if not base.comparable(key_id):
-            forgotten = {"content": None, "recorded": None}
+            forgotten = {"content": None, "recorded": None, "hashes": ()}
             base = base.model_copy(update={"key_id": key_id, "normaliser": NORMALISER, **forgotten})
         if entry.xai_id is None or entry.xai_id == base.file_id:
             return base

@@ -11,6 +11,10 @@ from bitbylaw_common.runtime.context import Context, StepLogger
 MOST_WAITING = 2_000
 """Events that wait for Kafka at once; what is beyond is lost, so that memory stays bounded."""
 
+GATHER_SECONDS = 0.02
+"""So long an event waits for those of other calls: one request to Kafka for all of them costs us and
+the broker a fraction, and what it costs comes out of the time of the calls."""
+
 CLOSE_SECONDS = 5.0
 
 
@@ -23,20 +27,26 @@ class Trail:
 
     def __init__(self, logger: StepLogger) -> None:
         self._logger = logger
+        self._gathered: list[tuple[Context[Any], ProxyAnswered]] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._waiting: set[asyncio.Task[None]] = set()
         self._lost = 0
 
     def note(self, ctx: Context[Any], event: ProxyAnswered) -> None:
         """Publish `event` as a part of the run of `ctx`, in the background."""
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._gathered) + len(self._waiting) >= MOST_WAITING:
             self._lose("too many events wait for Kafka")
             return
-        task = asyncio.create_task(self._publish(ctx, event))
-        self._waiting.add(task)
-        task.add_done_callback(self._done)
+        self._gathered.append((ctx, event))
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(GATHER_SECONDS, self._publish_gathered)
 
     async def close(self) -> None:
         """Wait a moment for what is on its way."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._publish_gathered()
         if not self._waiting:
             return
         _, late = await asyncio.wait({*self._waiting}, timeout=CLOSE_SECONDS)
@@ -45,6 +55,14 @@ class Trail:
             self._lose("the process ends")
         if late:
             await asyncio.wait(late)
+
+    def _publish_gathered(self) -> None:
+        self._timer = None
+        gathered, self._gathered = self._gathered, []
+        for ctx, event in gathered:
+            task = asyncio.create_task(self._publish(ctx, event))
+            self._waiting.add(task)
+            task.add_done_callback(self._done)
 
     async def _publish(self, ctx: Context[Any], event: ProxyAnswered) -> None:
         try:

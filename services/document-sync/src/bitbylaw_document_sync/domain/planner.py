@@ -780,10 +780,10 @@ class _Case:
         return Plan(INDEXING, why, before, tuple(again), before, more=True)
 
     def _asked_again(self, obstacle: Obstacle, word: Word) -> bool:
-        """Say whether somebody wants it tried once more: an operator, by asking for this very run,
-        or a person who set the record back, so that it tells of it no longer.
+        """Say whether somebody wants it tried once more.
 
-        A CRM that cannot tell of it at all says nothing by not doing so.
+        An operator does by asking for this very run, a person by setting the record back, so that
+        it tells of it no longer. A CRM that cannot tell of it at all says nothing by not doing so.
         """
         set_back = self.entry.fresh and word not in self.entry.words
         return obstacle.told and (self.sight.asked or set_back)

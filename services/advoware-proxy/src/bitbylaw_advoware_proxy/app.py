@@ -57,7 +57,7 @@ async def deps_over(
     Raises:
         SettingsError: as `deps_of`.
     """
-    circuits = Circuits(clock)
+    circuits = Circuits(clock, limits)
     guarded = GuardedTransport(
         transport, circuits=circuits, clock=clock, limits=limits, priority="interactive"
     )

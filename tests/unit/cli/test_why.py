@@ -109,6 +109,18 @@ async def test_patience_that_was_asked_for_is_no_failure(world: World) -> None:
     assert "(no failure)" in story.verdict
 
 
+async def test_an_edit_that_was_overwritten_says_where_both_values_are(world: World) -> None:
+    klage = _klage(world)
+    await world.told("create", klage)
+    world.espocrm.edit(klage, silent=True, xaiId="file_of_a_person")
+    await world.told("update", klage)
+    (conflict,) = world.host.journal(klage)[-1].conflicts
+    story = await _why(world, klage)
+    (line,) = [one for one in story.moments[-1].details if "overwritten" in one]
+    assert f"as conflict {conflict}: `bbl tail sync.conflicts --key {klage} " in line
+    assert "file_of_a_person" not in _printed(story)
+
+
 async def test_a_dead_document_names_its_letter_and_what_to_press_until_a_redrive_mends_it(
     world: World,
 ) -> None:

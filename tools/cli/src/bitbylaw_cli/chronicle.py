@@ -561,6 +561,14 @@ def _told(entry: JournalEntry) -> list[str]:
     told = []
     if entry.rule or entry.reason:
         told.append(f"decided {entry.rule}" + (f": {entry.reason}" if entry.reason else ""))
+    for conflict in entry.conflicts:
+        # Only by its id: both values are personal, and lie on their own topic.
+        shown = (
+            f"bbl tail {topics.CONFLICTS.name} --key {entry.entity_id} --from beginning --personal"
+        )
+        told.append(
+            f"told both values before one was overwritten, as conflict {conflict}: `{shown}`"
+        )
     return told + [_effect(effect) for effect in entry.effects]
 
 

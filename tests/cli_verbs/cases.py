@@ -489,7 +489,7 @@ SYSTEM: tuple[Case, ...] = (
     Case("coverage", "", FINDING, told=('"gaps"', "d-lost"), given="gap"),
     # -- behind, paused
     Case("lag", _SERVICE, FINDING, told=('"no_owner"',)),
-    Case("lag", "--watch --count 2 --every 0.5", OK, told=('"no_owner"',), lines=True),
+    Case("lag", "--watch --count 2 --every 0.5", FINDING, told=('"no_owner"',), lines=True),
     Case("pause", f"{_SERVICE} {_STEP} --reason audit --plan", OK, told=('"paused"',)),
     Case("pause", f"{_SERVICE} {_STEP} --reason audit --yes", OK, writes=True),
     Case(

@@ -158,9 +158,13 @@ async def test_why_of_a_document_killed_in_the_middle_shows_both_runs_the_rule_a
         assert story.state == "in line", story.verdict
         kinds = [moment.kind for moment in story.moments]
         assert kinds.count("interrupted") == 1, kinds
-        assert kinds.count("run") == 1, kinds
         interrupted = next(m for m in story.moments if m.kind == "interrupted")
-        finished = next(m for m in story.moments if m.kind == "run")
+        runs = [m for m in story.moments if m.kind == "run"]
+        outcomes = [m.run.outcome for m in runs if m.run is not None]
+        # xAI may take its time until the document can be found; nothing else is tried again
+        assert outcomes[-1] == "done"
+        assert set(outcomes[:-1]) <= {"wait"}
+        finished = runs[-1]
         assert interrupted.run_id != finished.run_id
         assert finished.run is not None
         assert finished.run.rule

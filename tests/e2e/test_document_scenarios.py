@@ -330,12 +330,12 @@ async def test_xai_32_a_lock_whose_holder_died_runs_out_and_the_event_is_not_los
         try:
             # given a script that died while it held the lock of one document
             name = f"sync_lock:document:{locked}"
-            await redis.set(name, "a script by hand", px=12_000)
+            await redis.set(name, "a script by hand", px=25_000)
             await system.webhook("create", locked, free)
-            await system.until(lambda: akte.agrees(free), seconds=10)
+            await system.until(lambda: akte.agrees(free), seconds=24)
             assert await redis.get(name) == b"a script by hand"
             # when its time is over
-            await system.until(lambda: akte.agrees(locked, free), seconds=40)
+            await system.until(lambda: akte.agrees(locked, free), seconds=60)
         finally:
             await redis.aclose()
         outcomes = [entry.outcome for entry in await system.journal(locked)]

@@ -484,9 +484,36 @@ async def fetches_hang(stage: Stage) -> None:
     await stage.ask(TASKS, "work", *things(50, "unread"))
 
 
+TOLD_ELSEWHERE: Mapping[str, str] = {
+    "advoware_clock_skew_seconds": "unit/common/test_advoware_auth.py",
+    "advoware_logins_total": "unit/common/test_advoware_auth.py",
+    "brake_engaged": "unit/common/test_brake.py",
+    "brake_held_total": "sim/test_document_brake.py",
+    "brake_trips_total": "sim/test_document_brake.py",
+    "comparison_complete_timestamp_seconds": "sim/test_document_comparison.py",
+    "comparison_records": "sim/test_document_comparison.py",
+    "coverage_complete_timestamp_seconds": "sim/test_document_coverage.py",
+    "coverage_gaps": "sim/test_document_coverage.py",
+    "coverage_unread_lists": "unit/document_sync/test_coverage.py",
+    "proxy_events_lost_total": "contract/test_proxy_http.py",
+    "proxy_refused_total": "contract/test_proxy_http.py",
+    "sync_checks_total": "sim/test_document_coverage.py",
+    "token_store_down_total": "contract/test_advoware_tokens.py",
+    "webhook_registration_faults": "sim/test_webhook_check.py",
+}
+"""What only one service tells, and the tests beside it that read it."""
+
+
 def test_every_declared_metric_has_an_act_that_moves_it() -> None:
     known = [name for _, names in ACTS for name in names]
+    known += [f"bitbylaw_{name}" for name in TOLD_ELSEWHERE]
     assert sorted(known) == sorted(metrics.declared())
+
+
+@pytest.mark.parametrize("name", TOLD_ELSEWHERE)
+def test_what_one_service_tells_is_read_by_a_test_beside_it(name: str) -> None:
+    tests = Path(__file__).parent.parent / TOLD_ELSEWHERE[name]
+    assert f'"bitbylaw_{name}"' in tests.read_text("utf-8")
 
 
 async def test_every_declared_metric_moves_and_no_other_is_on_the_page(

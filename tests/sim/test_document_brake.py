@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from bitbylaw_common import topics
+from bitbylaw_common import metrics, topics
 from bitbylaw_common.events import BrakeReleased, Command
 from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.kafka import codec
@@ -58,7 +58,13 @@ def deletes(world: World) -> int:
     return world.calls(world.xai, "delete_file")
 
 
+def counted(name: str) -> float:
+    return metrics.value(name, service=SERVICE, effect="detach")
+
+
 async def test_all_links_gone_at_once_empty_no_collection() -> None:
+    trips, held = "bitbylaw_brake_trips_total", "bitbylaw_brake_held_total"
+    before = counted(trips), counted(held)
     world = await braked_world(DOCUMENT_BRAKE_DETACHES="5/5")
     documents = await library(world, 20)
     collection = world.xai.collection_ids()[0]
@@ -71,6 +77,7 @@ async def test_all_links_gone_at_once_empty_no_collection() -> None:
     assert len(waiting(world)) == 15
     (trip,) = await standing(world)
     assert trip.key == "brake|document-sync|detach"
+    assert (counted(trips) - before[0], counted(held) - before[1]) == (1, 15)
     await world.stop()
 
 

@@ -100,6 +100,8 @@ async def test_every_record_has_one_standing(world: World) -> None:
     name = "bitbylaw_comparison_records"
     labels = {"service": SERVICE, "entity": "document"}
     assert metrics.value(name, standing="conflict", **labels) == 1
+    began = metrics.value("bitbylaw_comparison_complete_timestamp_seconds", **labels)
+    assert 0 < began <= world.host.clock.now().timestamp()
 
 
 async def test_silent_edits_and_untold_deletions_arrive_with_the_nightly_comparison(

@@ -52,6 +52,8 @@ def silently(world: World, document: str, knowledge: str, *, linked: bool = True
 
 async def test_without_any_webhook_everything_arrives_within_two_ticks(world: World) -> None:
     # given four documents that were never told of
+    labels = {"service": SERVICE, "entity": "document", "found_by": "coverage"}
+    before = metrics.value("bitbylaw_sync_checks_total", **labels)
     one, two = world.add_collection("akte-1"), world.add_collection("akte-2")
     crm = world.espocrm
     edited = crm.add_document("Klage.pdf", b"v1", collections=[one])
@@ -71,6 +73,8 @@ async def test_without_any_webhook_everything_arrives_within_two_ticks(world: Wo
     await ticks(world, 2)
 
     # then all of it arrived
+    found = metrics.value("bitbylaw_sync_checks_total", **labels) - before
+    assert found == len(checks(world))
     assert sorted(world.xai.contents(one)) == [b"anlage", b"v2"]
     assert world.xai.contents(two) == [b"vollmacht"]
     assert crm.document(linked)["xaiCollections"] == [two]
@@ -364,9 +368,12 @@ async def test_lists_that_break_off_conclude_nothing(world: World) -> None:
     await world.advance(minutes=16)
     assert checks(world) == []
     assert remembered(world).complete_until == until
+    labels = {"service": SERVICE, "entity": "document"}
+    assert until is not None
+    complete = metrics.value("bitbylaw_coverage_complete_timestamp_seconds", **labels)
+    assert complete == until.timestamp()
     world.xai.faults.clear()
     await ticks(world, 2)
-    assert until is not None
     assert remembered(world).complete_until != until
     assert checks(world) == []
 

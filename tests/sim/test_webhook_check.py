@@ -47,12 +47,12 @@ def told(lines: io.StringIO) -> list[tuple[str, str]]:
 def faults(event: str) -> set[str]:
     """Return which faults the metric shows for a webhook."""
     webhook = next(one for one in WEBHOOKS if one.event == event)
-    gauge = metrics.WEBHOOK_REGISTRATION_FAULTS
+    labels = {"entity": webhook.entity, "action": webhook.action}
     names = ("missing", "inactive", "elsewhere", "duplicate", "other_user", "echoes")
     return {
         name
         for name in names
-        if gauge.labels(webhook.entity, webhook.action, name)._value.get() == 1
+        if metrics.value("bitbylaw_webhook_registration_faults", fault=name, **labels) == 1
     }
 
 

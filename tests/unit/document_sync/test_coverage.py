@@ -1,10 +1,14 @@
 """What coverage does about a gap, and what the lists alone show, as tables."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from bitbylaw_common import metrics
+from bitbylaw_common.runtime import Context
+from bitbylaw_document_sync.deps import Deps
 from bitbylaw_document_sync.domain.comparison import (
     Finding,
     Held,
@@ -34,7 +38,9 @@ from bitbylaw_document_sync.domain.model import (
 )
 from bitbylaw_document_sync.domain.naming import trace
 from bitbylaw_document_sync.domain.planner import Policy
+from bitbylaw_document_sync.steps import document_coverage_cron_step
 from unit.document_sync.fakes import DIGESTER, SETTLE
+from unit.ingest.posts import Lines
 
 NOW = datetime(2026, 3, 12, 9, 0, tzinfo=UTC)
 QUARTER = timedelta(minutes=15)
@@ -226,3 +232,16 @@ def test_orphans_are_told_from_complete_lists_only() -> None:
     for lacking in ({"files": None}, {"all_noted": False}):
         with pytest.raises(AssertionError):
             orphans(complete(**lacking), POLICY, settle=timedelta(hours=1))
+
+
+def test_what_could_not_be_read_is_counted_and_named() -> None:
+    lines = Lines()
+    ctx = cast("Context[Deps]", SimpleNamespace(logger=lines))
+    state = CoverageState(key_id=DIGESTER.key_id, written_at=NOW, uncovered=("a list", "another"))
+    document_coverage_cron_step._show(state, ctx, [], ())
+    labels = {"service": "document-sync", "entity": "document"}
+    assert metrics.value("bitbylaw_coverage_unread_lists", **labels) == 2
+    assert [fields["reason"] for level, _, fields in lines.kept if level == "warning"] == [
+        "a list",
+        "another",
+    ]

@@ -39,9 +39,16 @@ class Told:
 
     @property
     def answered(self) -> bool:
-        """Whether a run answered everything that came in, and none waits for something."""
+        """Whether a run answered everything that came in, and none waits for something.
+
+        One that became due counts as an answer, too, so the numbers alone do not tell: what answers
+        the last word began after it.
+        """
+        if not self.received or not self.runs or self.waits:
+            return False
         answers = sum(run.answers for run in self.runs)
-        return bool(self.received) and answers >= len(self.received) and not self.waits
+        last = max(run.began for run in self.runs)
+        return answers >= len(self.received) and last >= max(self.received)
 
     @property
     def waits(self) -> bool:

@@ -23,6 +23,7 @@ LATE_SECONDS = 2.0
 
 POLLS = 40
 WAITING = 20_000
+LOADED_SECONDS = 3.0
 TIMES_BARE = 6.0
 """Loading reads two topics, parses each entry and keeps it; a bare reader only counts."""
 
@@ -163,7 +164,8 @@ async def test_20000_waiting_keys_load_in_a_few_times_the_time_of_a_bare_read(
         f"{loading / bare:.1f} times; {grown:.1f} MiB"
     )
     await scene.metric(full, "bitbylaw_schedule_entries", lambda count: count == WAITING)
-    assert loading < TIMES_BARE * bare
+    # what is promised of a machine of its own, and more where a bare client takes its time as well
+    assert loading < max(LOADED_SECONDS, TIMES_BARE * bare)
     assert grown < 128
 
 

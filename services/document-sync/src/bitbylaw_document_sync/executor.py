@@ -10,6 +10,7 @@ import blake3
 from bitbylaw_common.errors import BitByLawError, Conflict, NotFound, OutsideError
 from bitbylaw_common.events import FieldConflict
 from bitbylaw_common.runtime.context import Context
+from bitbylaw_document_sync.book import Book
 from bitbylaw_document_sync.deps import Deps
 from bitbylaw_document_sync.domain.model import (
     Action,
@@ -33,7 +34,7 @@ from bitbylaw_document_sync.domain.model import (
     Upload,
     WriteBack,
 )
-from bitbylaw_document_sync.domain.notices import About, CloseTask, Kind, Notify, untold
+from bitbylaw_document_sync.domain.notices import About, CloseTask, Notify
 from bitbylaw_document_sync.domain.planner import has_content, plan, resembles
 from bitbylaw_document_sync.notifying import close_task, notify
 
@@ -64,47 +65,10 @@ class BytesDifferError(BitByLawError):
     """An attachment's bytes are not the ones that were announced; they were not uploaded."""
 
 
-class Book:
-    """The record's base during one run: what was written last, and how to write the next."""
-
-    def __init__(self, ctx: Context[Deps]) -> None:
-        self._ctx = ctx
-        self._intended = False
-        self.base = ctx.base(DocumentBase)
-
-    async def intend(self, base: DocumentBase) -> None:
-        """Write what the following effects may touch. The first of a run is always written."""
-        if self._intended and base.says_the_same_as(self.base):
-            return
-        self.base = self._stamped(base)
-        await self._ctx.intend(self.base)
-        self._intended = True
-
-    async def agree(self, base: DocumentBase | None) -> None:
-        """Write what holds now, where it is not what was written last; None forgets the record."""
-        if base is None:
-            if self.base is not None:
-                self.base = None
-                await self._ctx.agree(None)
-        elif not base.says_the_same_as(self.base):
-            self.base = self._stamped(base)
-            await self._ctx.agree(self.base)
-
-    async def untell(self, kind: Kind) -> None:
-        """Write that nobody was told about this after all."""
-        if self.base is not None:
-            told = untold(self.base.told, kind)
-            await self.agree(self.base.model_copy(update={"told": told}))
-
-    def _stamped(self, base: DocumentBase) -> DocumentBase:
-        stamps = {"written_at": self._ctx.now(), "written_by": self._ctx.run_id}
-        return base.model_copy(update=stamps)
-
-
 # -- looking --------------------------------------------------------------------------------------
 
 
-async def look(document_id: str, ctx: Context[Deps], book: Book) -> Sight:
+async def look(document_id: str, ctx: Context[Deps], book: Book[DocumentBase]) -> Sight:
     """Return what both sides say now: the record, its files at xAI, and where they are attached."""
     deps, base = ctx.deps, book.base
     entry = await deps.documents.load(document_id)
@@ -127,7 +91,9 @@ async def look(document_id: str, ctx: Context[Deps], book: Book) -> Sight:
     return Sight(document_id, entry, base, found, ctx.now(), ctx.run_id, asked=ctx.requested)
 
 
-async def looked_on(sight: Sight, done: Plan, ctx: Context[Deps], book: Book) -> Sight:
+async def looked_on(
+    sight: Sight, done: Plan, ctx: Context[Deps], book: Book[DocumentBase]
+) -> Sight:
     """Return the sight after a part of the work: what is attached now, and how far xAI is."""
     members: list[Member] = []
     for action in done.actions:
@@ -190,7 +156,9 @@ async def _uploads(ask: AskUploads, document_id: str, ctx: Context[Deps]) -> tup
 # -- acting ---------------------------------------------------------------------------------------
 
 
-async def execute(to_do: Plan, sight: Sight, ctx: Context[Deps], book: Book) -> Stale | str | None:
+async def execute(
+    to_do: Plan, sight: Sight, ctx: Context[Deps], book: Book[DocumentBase]
+) -> Stale | str | None:
     """Carry out the plan's actions one by one, the base written before and after.
 
     What the plan overwrites of somebody else is told before the first action.
@@ -216,7 +184,9 @@ async def execute(to_do: Plan, sight: Sight, ctx: Context[Deps], book: Book) -> 
     return None
 
 
-async def _carry_out(action: Action, sight: Sight, ctx: Context[Deps], book: Book) -> Stale | None:
+async def _carry_out(
+    action: Action, sight: Sight, ctx: Context[Deps], book: Book[DocumentBase]
+) -> Stale | None:
     match action:
         case Attach(file_id, collection):
             return await _attach(file_id, collection, ctx)
@@ -236,7 +206,9 @@ async def _carry_out(action: Action, sight: Sight, ctx: Context[Deps], book: Boo
     return None
 
 
-async def _tell(action: Notify | CloseTask, sight: Sight, ctx: Context[Deps], book: Book) -> None:
+async def _tell(
+    action: Notify | CloseTask, sight: Sight, ctx: Context[Deps], book: Book[DocumentBase]
+) -> None:
     name = "" if sight.entry is None else sight.entry.name
     about = About(ENTITY, sight.document_id, name)
     if isinstance(action, Notify):
@@ -305,7 +277,9 @@ def _shown(action: WriteBack, ctx: Context[Deps]) -> Mapping[str, str]:
     return shown
 
 
-async def _upload(action: Upload, document_id: str, ctx: Context[Deps], book: Book) -> Stale | str:
+async def _upload(
+    action: Upload, document_id: str, ctx: Context[Deps], book: Book[DocumentBase]
+) -> Stale | str:
     deps, pending = ctx.deps, book.base
     if pending is None or pending.pending is None:
         raise AssertionError("an upload without its intent in the base could make a twin")

@@ -11,17 +11,19 @@ from bitbylaw_common.outcomes import Rejected, Skipped, Wait
 from bitbylaw_common.runtime.context import Context, Emit
 from bitbylaw_common.runtime.overview import Overview
 from bitbylaw_common.sync.brake import Extent
+from bitbylaw_document_sync.book import Book
 from bitbylaw_document_sync.deps import Deps
 from bitbylaw_document_sync.domain.model import (
     Action,
     Attach,
     DeleteFile,
     Detach,
+    DocumentBase,
     Upload,
     WriteBack,
 )
 from bitbylaw_document_sync.domain.notices import CloseTask, Notify
-from bitbylaw_document_sync.executor import SERVICE, Book, decided, look
+from bitbylaw_document_sync.executor import SERVICE, decided, look
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ async def foresee(document_id: str, deps: Deps, base: bytes | None, now: datetim
     run = _Looking(base, now)
     logger = step_logger(service=SERVICE, entity_id=document_id)
     ctx = Context(deps, logger, run, event_id="", run_id="")
-    book = Book(ctx)
+    book = Book(ctx, DocumentBase)
     to_do, _ = await decided(await look(document_id, ctx, book), ctx)
     ending = to_do.ending
     return Foreseen(

@@ -8,6 +8,7 @@ from bitbylaw_common.errors import Conflict, NotFound, OutsideError
 from bitbylaw_common.events import EntityChanged
 from bitbylaw_common.runtime.context import Context, Emit
 from bitbylaw_common.sync.brake import DELETE, RECORD, UPLOAD
+from bitbylaw_document_sync.book import Book
 from bitbylaw_document_sync.deps import Deps
 from bitbylaw_document_sync.domain.knowledge import (
     Action,
@@ -27,7 +28,7 @@ from bitbylaw_document_sync.domain.knowledge import (
     Question,
     plan,
 )
-from bitbylaw_document_sync.domain.notices import About, CloseTask, Kind, Notify, untold
+from bitbylaw_document_sync.domain.notices import About, CloseTask, Notify
 from bitbylaw_document_sync.notifying import close_task, notify
 
 ENTITY = "CAIKnowledge"
@@ -36,50 +37,13 @@ _QUESTIONS_AT_MOST = 8
 _EVENTS_AT_ONCE = 250
 
 
-class Ledger:
-    """The knowledge base's base during one run: what was written last, and the next."""
-
-    def __init__(self, ctx: Context[Deps]) -> None:
-        self._ctx = ctx
-        self._intended = False
-        self.base = ctx.base(KnowledgeState)
-
-    async def intend(self, base: KnowledgeState) -> None:
-        """Write what the following effects may touch. The first of a run is always written."""
-        if self._intended and base.says_the_same_as(self.base):
-            return
-        self.base = self._stamped(base)
-        await self._ctx.intend(self.base)
-        self._intended = True
-
-    async def agree(self, base: KnowledgeState | None) -> None:
-        """Write what holds now, where it is not what was written last; None forgets."""
-        if base is None:
-            if self.base is not None:
-                self.base = None
-                await self._ctx.agree(None)
-        elif not base.says_the_same_as(self.base):
-            self.base = self._stamped(base)
-            await self._ctx.agree(self.base)
-
-    async def untell(self, kind: Kind) -> None:
-        """Write that nobody was told about this after all."""
-        if self.base is not None:
-            told = untold(self.base.told, kind)
-            await self.agree(self.base.model_copy(update={"told": told}))
-
-    def _stamped(self, base: KnowledgeState) -> KnowledgeState:
-        stamps = {"written_at": self._ctx.now(), "written_by": self._ctx.run_id}
-        return base.model_copy(update=stamps)
-
-
 # -- looking --------------------------------------------------------------------------------------
 
 
-async def look(knowledge_id: str, ctx: Context[Deps], ledger: Ledger) -> KnowledgeSight:
+async def look(knowledge_id: str, ctx: Context[Deps], book: Book[KnowledgeState]) -> KnowledgeSight:
     """Return what EspoCRM says; xAI is asked only for what a plan needs of it."""
     knowledge = await ctx.deps.knowledge.bases.load(knowledge_id)
-    return KnowledgeSight(knowledge_id, knowledge, ledger.base, ctx.now(), ctx.run_id)
+    return KnowledgeSight(knowledge_id, knowledge, book.base, ctx.now(), ctx.run_id)
 
 
 async def decided(
@@ -131,7 +95,7 @@ def cost(to_do: KnowledgePlan) -> Mapping[str, int]:
 
 
 async def execute(
-    to_do: KnowledgePlan, sight: KnowledgeSight, ctx: Context[Deps], ledger: Ledger
+    to_do: KnowledgePlan, sight: KnowledgeSight, ctx: Context[Deps], book: Book[KnowledgeState]
 ) -> bool:
     """Carry out the plan's actions one by one, the base written before and after.
 
@@ -143,20 +107,20 @@ async def execute(
         OutsideError: an action failed; repeating the run is safe.
     """
     if to_do.actions and to_do.before is not None:
-        await ledger.intend(to_do.before)
+        await book.intend(to_do.before)
     for action in to_do.actions:
-        if not await _carried_out(action, sight, ctx, ledger):
+        if not await _carried_out(action, sight, ctx, book):
             return False
-    await ledger.agree(to_do.after)
+    await book.agree(to_do.after)
     return not to_do.again
 
 
 async def _carried_out(
-    action: Action, sight: KnowledgeSight, ctx: Context[Deps], ledger: Ledger
+    action: Action, sight: KnowledgeSight, ctx: Context[Deps], book: Book[KnowledgeState]
 ) -> bool:
     match action:
         case CreateCollection():
-            await _create(action, sight, ctx, ledger)
+            await _create(action, sight, ctx, book)
             return False
         case DeleteCollection(collection):
             async with ctx.effect("xai", "delete_collection", target=collection):
@@ -168,16 +132,16 @@ async def _carried_out(
         case CheckDocuments(document_ids):
             await _check(document_ids, ctx)
         case Notify():
-            await notify(action, _about(sight), ctx, ledger.untell)
+            await notify(action, _about(sight), ctx, book.untell)
         case CloseTask():
             await close_task(action, _about(sight), ctx)
     return True
 
 
 async def _create(
-    action: CreateCollection, sight: KnowledgeSight, ctx: Context[Deps], ledger: Ledger
+    action: CreateCollection, sight: KnowledgeSight, ctx: Context[Deps], book: Book[KnowledgeState]
 ) -> None:
-    before = ledger.base
+    before = book.base
     if before is None or before.pending is None:
         raise AssertionError("a collection without its intent in the base could get a twin")
     try:
@@ -185,12 +149,12 @@ async def _create(
             collection = await ctx.deps.knowledge.shelves.create(action.name, action.description)
     except OutsideError as error:
         if not error.ambiguous:
-            await ledger.agree(before.model_copy(update={"pending": None}))
+            await book.agree(before.model_copy(update={"pending": None}))
         raise
     ctx.logger.info("collection made", collection=collection)
     # The id is ours only once it is written: from here on a crash makes none again.
     known = {"collection": collection, "pending": None}
-    await ledger.intend(before.model_copy(update=known))
+    await book.intend(before.model_copy(update=known))
 
 
 async def _note(action: NoteKnowledge, sight: KnowledgeSight, ctx: Context[Deps]) -> bool:

@@ -180,7 +180,7 @@ class KafkaLog:
         """
         sends: list[asyncio.Future[Any]] = []
         refused: KafkaError | None = None
-        underway = 0
+        underway = 1  # the handing over itself
         acknowledged = asyncio.get_running_loop().create_future()
 
         def arrived(weight: int, send: asyncio.Future[Any]) -> None:
@@ -192,7 +192,6 @@ class KafkaLog:
             if not underway and not acknowledged.done():
                 acknowledged.set_result(None)
 
-        underway += 1  # the handing over itself
         for record in records:
             weight = _weight(record)
             self._count(weight)

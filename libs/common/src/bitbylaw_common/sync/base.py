@@ -32,6 +32,13 @@ class BaseState(BaseModel):
         """Say whether its digests can be compared with ones made now under `key_id`."""
         return self.key_id == key_id and self.normaliser == NORMALISER
 
+    def says_the_same_as(self, other: "BaseState | None") -> bool:
+        """Compare but for when and by which run it was written."""
+        stamps = {"written_at", "written_by"}
+        return other is not None and self.model_dump(exclude=stamps) == other.model_dump(
+            exclude=stamps
+        )
+
     def to_bytes(self) -> bytes:
         """Return the record value."""
         return self.model_dump_json(exclude_none=True).encode()

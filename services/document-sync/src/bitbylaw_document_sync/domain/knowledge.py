@@ -149,13 +149,6 @@ class KnowledgeState(BaseState):
     asked_at: datetime | None = None
     told: tuple[Told, ...] = ()
 
-    def says_the_same_as(self, other: "KnowledgeState | None") -> bool:
-        """Compare but for when and by which run it was written."""
-        stamps = {"written_at", "written_by"}
-        return other is not None and self.model_dump(exclude=stamps) == other.model_dump(
-            exclude=stamps
-        )
-
 
 # -- what to do -----------------------------------------------------------------------------------
 

@@ -325,13 +325,6 @@ class DocumentBase(BaseState):
     noting: Noting | None = None
     told: tuple[Told, ...] = ()
 
-    def says_the_same_as(self, other: "DocumentBase | None") -> bool:
-        """Compare but for when and by which run it was written."""
-        stamps = {"written_at", "written_by"}
-        return other is not None and self.model_dump(exclude=stamps) == other.model_dump(
-            exclude=stamps
-        )
-
     def with_file(
         self, file_id: str, intent: UploadIntent, hashes: tuple[str, ...] = ()
     ) -> "DocumentBase":

@@ -13,6 +13,7 @@ from bitbylaw_common.runtime.context import Context
 from bitbylaw_common.runtime.step import step
 from bitbylaw_common.runtime.triggers import queue
 from bitbylaw_common.sync.brake import DELETE, Errand, Held
+from bitbylaw_document_sync.book import Book
 from bitbylaw_document_sync.deps import Deps
 from bitbylaw_document_sync.domain import spending
 from bitbylaw_document_sync.domain.model import (
@@ -20,6 +21,7 @@ from bitbylaw_document_sync.domain.model import (
     Attach,
     DeleteFile,
     Detach,
+    DocumentBase,
     Found,
     Noted,
     Plan,
@@ -29,7 +31,7 @@ from bitbylaw_document_sync.domain.model import (
 )
 from bitbylaw_document_sync.domain.notices import CloseTask, Notify
 from bitbylaw_document_sync.domain.planner import HASH_DIFFERS, UNKNOWN_FATE, gave_up, refusal
-from bitbylaw_document_sync.executor import Book, Stale, decided, execute, look, looked_on
+from bitbylaw_document_sync.executor import Stale, decided, execute, look, looked_on
 
 _LOOKS_AT_MOST = 3
 """A record that changes this often while it is worked on is looked at again later."""
@@ -64,7 +66,7 @@ async def document_sync(event: EntityChanged, ctx: Context[Deps]) -> Outcome:
 
 async def _synced(event: EntityChanged, ctx: Context[Deps]) -> Outcome:
     """Look at both sides, plan, act; look again when the world moved meanwhile."""
-    book = Book(ctx)
+    book = Book(ctx, DocumentBase)
     errand = ctx.deps.brake.errand(event.entity_id, ctx.extent())
     stale: Stale | None = None
     for number in range(_LOOKS_AT_MOST):
@@ -85,7 +87,7 @@ async def _synced(event: EntityChanged, ctx: Context[Deps]) -> Outcome:
 
 
 async def _brought_in_line(
-    sight: Sight, ctx: Context[Deps], book: Book, errand: Errand
+    sight: Sight, ctx: Context[Deps], book: Book[DocumentBase], errand: Errand
 ) -> Outcome | Stale:
     done: list[Action] = []
     rule, reasons = "", []
@@ -118,7 +120,7 @@ async def _brought_in_line(
 
 
 async def _seen_since(
-    uploaded: str | None, done: Plan, sight: Sight, ctx: Context[Deps], book: Book
+    uploaded: str | None, done: Plan, sight: Sight, ctx: Context[Deps], book: Book[DocumentBase]
 ) -> Sight:
     """Return the sight after a part of the work, for the plan of the rest."""
     if uploaded is None:
@@ -147,7 +149,7 @@ def _within_budget(
 
 
 async def _refused(
-    error: Invalid, refused: Plan, sight: Sight, ctx: Context[Deps], book: Book
+    error: Invalid, refused: Plan, sight: Sight, ctx: Context[Deps], book: Book[DocumentBase]
 ) -> Outcome:
     """Note in the record that xAI will never take this; the run is rejected all the same."""
     contents = [one.intent.content for one in refused.actions if isinstance(one, Upload)]
@@ -167,7 +169,7 @@ async def _tell_that_it_gave_up(
     document_id: str, ctx: Context[Deps], failure: Transient | None
 ) -> None:
     """Note it in the record and tell its user; if that fails too, the dead letter still says it."""
-    book = Book(ctx)
+    book = Book(ctx, DocumentBase)
     try:
         entry = await ctx.deps.documents.load(document_id)  # xAI may be what does not answer
         sight = Sight(document_id, entry, book.base, Found(), ctx.now(), ctx.run_id)

@@ -8,8 +8,10 @@ from bitbylaw_common.outcomes import Done, Outcome, Retry, Skipped
 from bitbylaw_common.runtime.context import Context
 from bitbylaw_common.runtime.step import step
 from bitbylaw_common.runtime.triggers import queue
+from bitbylaw_document_sync.book import Book
 from bitbylaw_document_sync.deps import Deps
-from bitbylaw_document_sync.knowledge_executor import Ledger, cost, decided, execute, look
+from bitbylaw_document_sync.domain.knowledge import KnowledgeState
+from bitbylaw_document_sync.knowledge_executor import cost, decided, execute, look
 
 _LOOKS_AT_MOST = 6
 """Made, noted, filled, noted again: and twice more for what moves meanwhile."""
@@ -31,10 +33,10 @@ async def knowledge_sync(event: EntityChanged, ctx: Context[Deps]) -> Outcome:
     if not ctx.deps.knowledge.enabled:
         return Skipped("knowledge bases are not managed here: DOCUMENT_KNOWLEDGE_BASES is false")
     await _tell_of_links(ctx)
-    ledger, acted, rule = Ledger(ctx), 0, ""
+    book, acted, rule = Book(ctx, KnowledgeState), 0, ""
     errand = ctx.deps.brake.errand(event.entity_id, ctx.extent())
     for _ in range(_LOOKS_AT_MOST):
-        sight = await look(event.entity_id, ctx, ledger)
+        sight = await look(event.entity_id, ctx, book)
         to_do, sight = await decided(sight, ctx)
         rule = rule or to_do.rule
         ctx.decided(rule, to_do.reason)
@@ -43,7 +45,7 @@ async def knowledge_sync(event: EntityChanged, ctx: Context[Deps]) -> Outcome:
         if held is not None:
             ctx.decided(rule, f"{to_do.reason}; held back by the brake")
             return held.wait()
-        done = await execute(to_do, sight, ctx, ledger)
+        done = await execute(to_do, sight, ctx, book)
         errand.did(effects)
         acted += len(to_do.actions)
         if done:

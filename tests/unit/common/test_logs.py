@@ -350,3 +350,21 @@ def test_configuring_twice_writes_each_line_once(written: Written) -> None:
     logging.getLogger("library").warning("once")
 
     assert len(written.lines) == 1
+
+
+def test_half_a_character_costs_no_line(written: Written) -> None:
+    """What a broken client sends in a name; JSON in UTF-8 has no spelling for it but an escape."""
+    written.configure()
+    logs.step_logger(service="ingest").info("said", words="M\ud83d")
+    assert '"words":"M' in written.text
+    assert written.line["event"] == "said"
+
+
+def test_a_field_that_is_named_like_a_secret_stays_hidden_whatever_comes_with_it(
+    written: Written,
+) -> None:
+    written.configure()
+    logger = logs.step_logger(service="ingest")
+    for fields in ({"api_key": "a", "n": 1}, {"n": 1, "api_key": None}, {"api_key": ["a"]}):
+        logger.info("said", **fields)
+    assert [line["api_key"] for line in written.lines] == [logs.HIDDEN] * 3

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO, cast, get_args
 
 import structlog
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError, to_json
 
 from bitbylaw_common import tracing
 from bitbylaw_common.clock import Clock, SystemClock
@@ -269,11 +270,23 @@ _AS_THEY_ARE = frozenset((str, int, bool))
 
 def _ordered(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields as JSON can hold them: those of every line first, the rest as given."""
-    ordered: dict[str, Any] = dict.fromkeys(_FIRST)
-    for name, value in fields.items():
-        plain = value is None or type(value) in _AS_THEY_ARE
-        ordered[name] = HIDDEN if _is_secret(name) else value if plain else _plain(value)
-    return {name: value for name, value in ordered.items() if value is not None}
+    order, secret = _manner(tuple(fields))
+    ordered: dict[str, Any] = {}
+    for name in order:
+        value = fields[name]
+        if value is not None:
+            ordered[name] = value if type(value) in _AS_THEY_ARE else _plain(value)
+    for name in secret:
+        ordered[name] = HIDDEN
+    return ordered
+
+
+@lru_cache(maxsize=1024)
+def _manner(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names in the order of a line, and those of secrets: a program writes few kinds."""
+    first = [name for name in _FIRST if name in names]
+    order = (*first, *(name for name in names if name not in _FIRST))
+    return order, tuple(name for name in order if _is_secret(name))
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
@@ -382,7 +395,10 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def _json_line(fields: Mapping[str, Any]) -> str:
-    return _encode(fields)
+    try:
+        return to_json(fields).decode()
+    except PydanticSerializationError:  # half a character, which only Python's own can spell
+        return _encode(fields)
 
 
 _RULE = "=" * 80

@@ -1,7 +1,7 @@
 """The group consumer of one service: fetch, commit, rebalance; what to do is the worker's."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence, Set
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -190,16 +190,16 @@ class GroupConsumer:
         batches = await self._consumer.getmany(timeout_ms=int(seconds * 1000), max_records=records)
         return self._listener.generation, batches
 
-    def hold_back(self, places: Collection[Place]) -> None:
+    def hold_back(self, places: Set[Place]) -> None:
         """Fetch nothing of these, go on with all others; membership and polling go on either way."""
         if not self._listener.settled:
             return
         generation = self._listener.generation
         if generation != self._paused_under:
             self._paused, self._paused_under = frozenset(), generation
-        wanted = frozenset(TopicPartition(*place) for place in places)
-        if wanted == self._paused:
+        if self._paused == places:
             return
+        wanted = frozenset(TopicPartition(*place) for place in places)
         assigned = frozenset(self._consumer.assignment())
         if stopping := (wanted - self._paused) & assigned:
             self._consumer.pause(*stopping)
@@ -261,13 +261,16 @@ class GroupConsumer:
         """Whether the group gives out its partitions anew, so that nothing can be fetched."""
         return not self._listener.settled or not self._consumer.assignment()
 
-    async def behind(self, seconds: float) -> dict[Place, int]:
-        """Return the places that hold more than was fetched and may be fetched, and where they are.
+    async def behind(self, held: Set[Place], *, seconds: float) -> dict[Place, int]:
+        """Return the places that hold more than was fetched, and where they are.
+
+        Args:
+            held: places that need not be read on now.
 
         Raises:
             LogUnavailableError: the broker does not say within `seconds`.
         """
-        places = frozenset(self._consumer.assignment()) - self._paused
+        places = frozenset(self._consumer.assignment()) - held
         if not places:
             return {}
         try:

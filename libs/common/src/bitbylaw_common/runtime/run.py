@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import uvloop
+
 from bitbylaw_common import logs
 from bitbylaw_common.errors import SettingsError
 from bitbylaw_common.logs import step_logger
@@ -29,7 +31,8 @@ def run(app: App[Any]) -> None:
     try:
         runtime = RuntimeSettings.from_env(env)
         logs.configure(runtime.log_format, runtime.log_level, secrets=secret_values(env))
-        sys.exit(asyncio.run(_until_told(app, env)))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            sys.exit(runner.run(_until_told(app, env)))
     except SettingsError as unfit:
         print(unfit, file=sys.stderr)  # noqa: T201 - there is no log before there are settings
         sys.exit(EXIT_SETTINGS)

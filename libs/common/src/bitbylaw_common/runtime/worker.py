@@ -163,6 +163,11 @@ class Worker(Generic[D]):
         return (*self._by_topic, self._requests.name)
 
     @property
+    def requests(self) -> frozenset[Place]:
+        """Where operators' requests lie, of the partitions owned."""
+        return frozenset((self._requests.name, number) for number in self._partitions)
+
+    @property
     def partitions(self) -> frozenset[int]:
         """The partitions owned and loaded."""
         return frozenset(self._partitions)

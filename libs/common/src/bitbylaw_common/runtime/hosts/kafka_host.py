@@ -22,11 +22,38 @@ COMMIT_SECONDS = 0.5
 POLL_SECONDS = 0.2
 MEASURE_SECONDS = 0.25
 """The gauges need not be newer: a round may be as short as the time between two records."""
+REQUESTS_SECONDS = 0.25
+ROUNDS_OF_A_LOOK = 4
+"""The fetch that is under way when a look begins does not name the requests yet, nor may the next."""
 WATCH_SECONDS = 5.0
 LOAD_TRIES = 10
 REFUSALS_SECONDS = 60.0
 """Refused twice within this, the process ends and begins anew."""
 SESSION_SECONDS = 30.0
+
+
+class RequestLooks:
+    """When to fetch what operators ask for: always, but now and then where events come thick.
+
+    A fetch names every partition, and each costs at both ends. The requests have as many partitions
+    as the events, and nearly always nothing in them.
+    """
+
+    def __init__(self) -> None:
+        self._rounds_left = ROUNDS_OF_A_LOOK
+        self._looked = 0.0
+
+    def due(self, now: float) -> bool:
+        """Return whether the round that begins now, by the clock's seconds, fetches them."""
+        if not self._rounds_left and now - self._looked >= REQUESTS_SECONDS:
+            self._rounds_left = ROUNDS_OF_A_LOOK
+        if self._rounds_left:
+            self._looked = now
+        return self._rounds_left > 0
+
+    def fetched(self, records: int) -> None:
+        """Note how many records a round brought: with none, there is time to look."""
+        self._rounds_left = max(0, self._rounds_left - 1) if records else ROUNDS_OF_A_LOOK
 
 
 class KafkaHost(Generic[D]):
@@ -94,6 +121,7 @@ class KafkaHost(Generic[D]):
         self._moved = clock.monotonic()
         self._measured = float("-inf")
         self._behind: dict[Place, tuple[int, float]] = {}
+        self._looks = RequestLooks()
         self._joined = asyncio.Event()
 
     @property
@@ -158,7 +186,10 @@ class KafkaHost(Generic[D]):
 
     async def _round(self) -> None:
         self._moved = self._clock.monotonic()
-        self._consumer.hold_back(self.worker.held_back())
+        held = self.worker.held_back()
+        if not self._looks.due(self._moved):
+            held |= self.worker.requests
+        self._consumer.hold_back(held)
         try:
             records, missing = await self._consumer.fetch(seconds=POLL_SECONDS)
         except LogUnavailableError as down:
@@ -171,6 +202,7 @@ class KafkaHost(Generic[D]):
                 "they said",
                 missing=place,
             )
+        self._looks.fetched(len(records))
         self.worker.deliver(*records)
         for topic, count in Counter(record.topic for record in records).items():
             metrics.RECORDS_CONSUMED.labels(self._app.name, topic).inc(count)
@@ -194,7 +226,9 @@ class KafkaHost(Generic[D]):
             await self._clock.sleep(WATCH_SECONDS)
             now = self._clock.monotonic()
             try:
-                found = {} if self._consumer.rebalancing else await self._consumer.behind(5)
+                held = self.worker.held_back()
+                ask = not self._consumer.rebalancing
+                found = await self._consumer.behind(held, seconds=5) if ask else {}
             except LogUnavailableError:
                 found = {}
             held = self.worker.held_back()

@@ -20,6 +20,7 @@ async def test_a_world_that_once_went_wrong_goes_right(seed: int) -> None:
     await DocumentWorld(seed).live()
 
 
+@pytest.mark.timeout(180)  # seconds of a quiet processor; a busy one is no finding
 async def test_whatever_happens_both_sides_agree_and_then_nothing_is_written(
     seeds: range,
 ) -> None:

@@ -336,6 +336,9 @@ class DocumentWorld:
             await deed()
         except Died as died:
             self.ledger.did(f"died {died}")
+            # One that was just joining is a member already.
+            known = self.world.host.members(SERVICE)
+            self.members += [member for member in known if member not in self.members]
             await self._restart(*self.members)
 
     async def _restart(self, *members: str) -> None:

@@ -3,7 +3,7 @@
     mutation.py run [FILE...]     mutate the core, or only files whose name ends so; print the score
     mutation.py survivors         print what the last run's tests did not notice, as diffs
 
-mutmut works on a copy in .mutation, so that the working tree stays as it is, and on one core. A
+mutmut works on a copy in .mutation, so that the working tree stays as it is, and on two cores. A
 run fails below the score that `LEAST` names. What survives on purpose is explained in
 docs/mutation.md.
 """
@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGE = ROOT / ".mutation"
 MUTMUT = ROOT / ".venv-mutation" / "bin" / "mutmut"
 LEAST = 0.95
+CHILDREN = 2
 
 PACKAGES = {
     "bitbylaw_common": "libs/common/src",
@@ -37,6 +38,14 @@ KILLERS = (
 )
 EDGES = ("test_adapters.py", "test_settings.py", "test_streaming.py", "test_xai_client.py")
 """Tests beside the killers that ask nothing of the core; without them a run is shorter."""
+
+CONFTEST = """\
+from hypothesis import settings
+
+settings.register_profile("mutation", max_examples=10, database=None, derandomize=True)
+settings.load_profile("mutation")
+"""
+"""Fewer examples, the same for each mutant: one that only a rare example notices counts as alive."""
 
 _KILLED, _SURVIVED, _UNTESTED = frozenset({1, 3}), 0, 33
 _TIMED_OUT = frozenset({24, 36, 152, 255, -24})
@@ -55,9 +64,13 @@ def stage(only: Sequence[str]) -> None:
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / killer, target)
-    for file in sorted(ROOT.glob("tests/*.py")):
-        if file.name != "conftest.py":  # that one finds a Kafka, which nothing here needs
-            shutil.copy(file, STAGE / "tests")
+    for file in sorted([*ROOT.glob("tests/*.py"), *ROOT.glob("tests/unit/*/*.py")]):
+        # What several tests share; conftest.py finds a Kafka, which nothing here needs.
+        if file.name != "conftest.py" and not file.name.startswith("test_"):
+            target = STAGE / file.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, target)
+    (STAGE / "tests" / "conftest.py").write_text(CONFTEST, "utf-8")
     (STAGE / "pyproject.toml").write_text("\n".join(_configuration(only)) + "\n", "utf-8")
 
 
@@ -81,6 +94,7 @@ def _configuration(only: Sequence[str]) -> Iterator[str]:
     yield 'source_paths = ["src"]'
     yield f"only_mutate = {json.dumps(mutated)}"
     yield f"pytest_add_cli_args_test_selection = {json.dumps(KILLERS)}"
+    yield "timeout_multiplier = 8.0"  # of the time that the tests take alone, and a second more
     yield "use_git_change_detection = false"
 
 
@@ -122,7 +136,7 @@ def run(only: Sequence[str]) -> int:
     """Run mutmut over a fresh copy; return the exit code."""
     stage(only)
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # noqa: TID251 - a command's own
-    command = [str(MUTMUT), "run", "--max-children", "1"]
+    command = [str(MUTMUT), "run", "--max-children", str(CHILDREN)]
     subprocess.run(command, cwd=STAGE, env=environment, check=True)
     lines, share = judged(results())
     print("\n".join(lines))

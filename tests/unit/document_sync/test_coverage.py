@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -11,15 +11,8 @@ from bitbylaw_common.runtime import Context
 from bitbylaw_document_sync.deps import Deps
 from bitbylaw_document_sync.domain.comparison import (
     Finding,
-    Held,
-    Listed,
     Orphan,
-    Shelf,
     Standing,
-    Survey,
-    judged,
-    orphans,
-    suspects,
 )
 from bitbylaw_document_sync.domain.coverage import (
     CoverageState,
@@ -30,14 +23,6 @@ from bitbylaw_document_sync.domain.coverage import (
     resolved,
     still_orphans,
 )
-from bitbylaw_document_sync.domain.model import (
-    DocumentBase,
-    Entry,
-    Indexing,
-    Retired,
-    UploadIntent,
-)
-from bitbylaw_document_sync.domain.naming import trace
 from bitbylaw_document_sync.domain.planner import Policy
 from bitbylaw_document_sync.steps import document_coverage_cron_step
 from unit.document_sync.fakes import DIGESTER, SETTLE
@@ -170,116 +155,7 @@ def test_what_is_known_of_an_orphan_is_remembered() -> None:
     assert twin == KnownOrphan(file_id="f2", collection="", since=NOW, twin_of="d1")
 
 
-# -- surveys ----------------------------------------------------------------------------------------
-
-
-def base(**more: Any) -> DocumentBase:
-    given = {"file_id": "f1", "collections": ("c1",)} | more
-    return DocumentBase(key_id=DIGESTER.key_id, written_at=NOW, **given)
-
-
-def survey(one: DocumentBase | None, **more: Any) -> Survey:
-    given: dict[str, Any] = {
-        "wanted": {"d1": {"c1"}},
-        "members": {"c1": {"f1": Held("f1")}, "c2": {}},
-    }
-    return Survey(NOW, {} if one is None else {"d1": one}, **(given | more))
-
-
-INTENT = UploadIntent(since=NOW, attachment_id="a1", name="n", content="c", size=1)
-
-
-@pytest.mark.parametrize(
-    ("one", "more", "wanted"),
-    [
-        (base(), {}, False),
-        (None, {}, True),
-        (None, {"wanted": {}}, False),
-        (base(pending=INTENT), {}, True),
-        (base(retired=(Retired(file_id="f0", ours=True),)), {}, True),
-        (base(file_id=None), {}, True),
-        (base(file_id=None), {"wanted": {}}, False),
-        (base(), {"wanted": {}}, True),
-        (base(), {"wanted": {"d1": {"c1", "c2"}}}, True),
-        (base(), {"wanted": {}, "on_hold": {"d1": {"c1"}}}, False),
-        (base(), {"on_hold": {"d1": {"c2"}}}, False),
-        (base(), {"members": {"c1": {}, "c2": {}}}, True),
-        (base(), {"members": {"c1": {}, "c2": {}}, "blind": {"c1": "unreadable"}}, False),
-        (base(), {"members": {"c1": {"f1": Held("f1", indexing=Indexing.RUNNING)}}}, True),
-    ],
-)
-def test_the_lists_alone_show_who_must_be_judged(
-    one: DocumentBase | None, more: dict[str, Any], *, wanted: bool
-) -> None:
-    assert list(suspects(survey(one, **more))) == (["d1"] if wanted else [])
-
-
-def test_nothing_is_said_of_a_document_whose_links_could_not_be_read() -> None:
-    entry = Entry("d1", "a1", xai_id="f1", collections=frozenset(["c1"]))
-    seen = survey(base(), wanted={}, blind={"c1": "unreadable"})
-    assert judged(seen, "d1", Listed(entry, NOW), POLICY) is None
-
-
-def test_a_shelf_that_is_off_wants_nothing_and_one_on_hold_neither_takes_nor_gives() -> None:
-    seen = Survey(NOW)
-    for state in ("active", "on hold", "off"):
-        seen.put(Shelf("k", "CAIKnowledge", "dokumentes", f"c-{state}", state), ["d1"])
-    entry = seen.linked(Entry("d1", None))
-    assert (entry.wanted, entry.on_hold) == (frozenset(["c-active"]), frozenset(["c-on hold"]))
-
-
-def complete(**more: Any) -> Survey:
-    old = NOW - timedelta(days=1)
-    held = {
-        "f1": Held("f1", "Klage.pdf", 2, old),
-        "f2": Held("f2", "Klage.pdf", 2, old),
-        "f3": Held("f3", "Neu.pdf", 3, NOW - timedelta(minutes=59)),
-        "f4": Held("f4", "Alter unbekannt.pdf", 4, None),
-    }
-    given = {"files": held, "all_noted": True, "members": {"c1": {"f1": held["f1"]}}} | more
-    return survey(base(), **given)
-
-
-def found(seen: Survey) -> list[str]:
-    return [one.key for one in orphans(seen, POLICY, settle=timedelta(hours=1))]
-
-
-def test_a_file_that_nobody_names_is_an_orphan_once_its_age_is_known_and_enough() -> None:
-    assert found(complete()) == ["/f2"]
-    (twin,) = orphans(complete(), POLICY, settle=timedelta(hours=1))
-    assert twin.twin_of == "d1"
-
-
-def test_what_an_upload_under_way_may_have_become_is_no_orphan() -> None:
-    looks_like = DIGESTER.of(trace("Klage.pdf"))
-    intent = INTENT.model_copy(update={"name": looks_like, "size": 2})
-    under_way = complete()
-    under_way.bases = {**under_way.bases, "d2": base(file_id=None, pending=intent)}
-    assert found(under_way) == []
-
-
-def test_an_earlier_file_that_waits_to_be_cleared_away_is_no_orphan() -> None:
-    cleared = complete()
-    cleared.bases = {"d1": base(retired=(Retired(file_id="f2", ours=True),))}
-    assert found(cleared) == []
-
-
-def test_a_member_whose_document_is_linked_elsewhere_is_an_orphan_there_only() -> None:
-    held = Held("f1", "Klage.pdf", 2, NOW - timedelta(days=1))
-    strayed = complete(files={"f1": held}, members={"c1": {"f1": held}, "c2": {"f1": held}})
-    assert found(strayed) == ["c2/f1"]
-    blind = complete(
-        files={"f1": held},
-        members={"c1": {"f1": held}, "c2": {"f1": held}},
-        blind={"c2": "unreadable"},
-    )
-    assert found(blind) == []
-
-
-def test_orphans_are_told_from_complete_lists_only() -> None:
-    for lacking in ({"files": None}, {"all_noted": False}):
-        with pytest.raises(AssertionError):
-            orphans(complete(**lacking), POLICY, settle=timedelta(hours=1))
+# -- what operators see ----------------------------------------------------------------------------
 
 
 def test_what_could_not_be_read_is_counted_and_named() -> None:

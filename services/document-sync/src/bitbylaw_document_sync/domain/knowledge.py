@@ -498,9 +498,8 @@ _PROGRESS: Mapping[str, Progress] = {
 
 def _links(linked: Linked, states: Mapping[str, Progress], now: datetime) -> Iterator[NoteLink]:
     for document in linked.documents:
-        row, state = linked.rows.get(document.id), states[document.id]
-        values = () if row is None else _differing(row, document, state, now)
-        if row is not None and values:
+        row = linked.rows.get(document.id)
+        if row is not None and (values := _differing(row, document, states[document.id], now)):
             yield NoteLink(row, values)
 
 

@@ -80,7 +80,7 @@ def _configuration(only: Sequence[str]) -> Iterator[str]:
     mutated = [
         file.relative_to(STAGE).as_posix()
         for core in CORE
-        for file in sorted((STAGE / "src" / core).glob("*.py"))
+        for file in sorted((STAGE / "src" / core).glob("[!_]*.py"))
         if not only or any(file.as_posix().endswith(name) for name in only)
     ]
     yield "[tool.pytest.ini_options]"
@@ -108,16 +108,13 @@ def results() -> dict[str, int | None]:
 
 def judged(codes: dict[str, int | None]) -> tuple[list[str], float]:
     """Return the lines that tell the score, and the share of mutants that were noticed."""
-    counts: Counter[str] = Counter()
     by_module: dict[str, Counter[str]] = {}
     for name, code in codes.items():
-        fate = _fate(code)
-        counts[fate] += 1
-        by_module.setdefault(name.rpartition(".")[0], Counter())[fate] += 1
-    lines = [f"{module}: {_worded(some)}" for module, some in sorted(by_module.items())]
-    noticed = counts["killed"] + counts["timed out"]
-    share = noticed / counts.total() if counts else 0.0
-    return [*lines, f"{share:.1%} of {counts.total()} noticed: {_worded(counts)}"], share
+        module = name.partition(".x")[0]
+        by_module.setdefault(module, Counter())[_fate(code)] += 1
+    whole: Counter[str] = sum(by_module.values(), Counter())
+    lines = [f"{module}: {_worded(counts)}" for module, counts in sorted(by_module.items())]
+    return [*lines, f"in all: {_worded(whole)}"], _noticed(whole)
 
 
 def _fate(code: int | None) -> str:
@@ -128,8 +125,14 @@ def _fate(code: int | None) -> str:
     return {_SURVIVED: "survived", _UNTESTED: "no test"}.get(-1 if code is None else code, "other")
 
 
+def _noticed(counts: Counter[str]) -> float:
+    """Return the share of mutants that were noticed; a test that never ends notices as well."""
+    return (counts["killed"] + counts["timed out"]) / counts.total() if counts else 0.0
+
+
 def _worded(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {fate}" for fate, count in sorted(counts.items()))
+    fates = ", ".join(f"{count} {fate}" for fate, count in sorted(counts.items()))
+    return f"{_noticed(counts):.1%} of {counts.total()} noticed: {fates}"
 
 
 def run(only: Sequence[str]) -> int:

@@ -162,6 +162,13 @@ def test_a_record_whose_file_lies_where_it_is_wanted_is_in_line() -> None:
         (agreed(recorded=None), {}, {}, Standing.PENDING, "row 5: in line"),
         (None, {}, {}, Standing.PENDING, "row 5: adopted"),
         (
+            agreed(),
+            {"wanted": {"d1": {"c1", "c2"}}},
+            {},
+            Standing.PENDING,
+            "row 8: collections added",
+        ),
+        (
             agreed(indexing=NOW),
             {"members": {"c1": {"f1": Held("f1", indexing=Indexing.RUNNING)}}},
             {},
@@ -268,14 +275,14 @@ def test_a_file_that_another_record_needs_is_not_waited_for_to_leave() -> None:
     asked = judged(unlinked, "d1", Listed(record(), None), POLICY)
     assert asked == Lacking(files=("f1",))
     other = Sharer("d2", "f1", frozenset({"c1"}))
-    alone = stands(unlinked.knowing([]))
-    shared = stands(unlinked.knowing([other, Sharer("d1", "f1", frozenset({"c1"}))]))
-    assert (alone.standing, shared.standing) == (Standing.PENDING, Standing.PENDING)
+    for others in ([], [other]):
+        assert stands(unlinked.knowing(others)).standing is Standing.PENDING
     told = record(collections=frozenset())
     settled = left(told, agreed(), other)
     lent = survey(settled, wanted={}).knowing([other])
     assert stands(lent, told).standing is Standing.EXCLUDED
-    assert stands(lent.knowing([]), told).standing is Standing.PENDING
+    for nobody in ([], [Sharer("d1", "f1", frozenset({"c1"}))]):
+        assert stands(lent.knowing(nobody), told).standing is Standing.PENDING
 
 
 @pytest.mark.parametrize(
@@ -354,13 +361,14 @@ def test_the_other_records_of_a_file_are_those_that_note_it() -> None:
 
 def test_records_in_line_whose_file_another_notes_are_duplicates() -> None:
     seen = Survey(NOW)
+    in_line = ("d1", "d2", "d3", "d4", "d6")
     for document, file in (("d1", "f1"), ("d3", "f1"), ("d2", "f1"), ("d4", "f4"), ("d5", "f1")):
         seen.note(record(id=document, xai_id=file))
-        if document != "d5":
-            seen.add(Finding(document, Standing.IN_SYNC, "row 5: in line", "already in line"))
-    seen.shared(["d1", "d2", "d3", "d4"])
+    for document in in_line:
+        seen.add(Finding(document, Standing.IN_SYNC, "row 5: in line", "already in line"))
+    seen.shared(in_line)
     assert seen.counts == {
-        Standing.IN_SYNC: 1,
+        Standing.IN_SYNC: 2,
         Standing.PENDING: 0,
         Standing.CONFLICT: 0,
         Standing.DUPLICATE: 3,

@@ -279,14 +279,17 @@ def test_once_all_are_in_line_the_rows_and_the_knowledge_base_say_so() -> None:
 def test_what_is_not_in_line_is_asked_for_and_makes_it_unclean(status: str, noting: Any) -> None:
     changed = (document("d2", fresh=True), row("d2", "synced"), "processed")
     waits = (document("d1", fresh=True), row("d1", "unclean"), "processed")
+    new = (document("d4", fresh=True), row("d4", "new"), None)
     running = (document("d3"), row("d3", "synced"), "processing")
-    made = decided(sight(knowledge("active", status=status), **content(changed, waits, running)))
+    made = decided(
+        sight(knowledge("active", status=status), **content(changed, waits, running, new))
+    )
     unclean = ((LinkColumn.STATE, "unclean"),)
-    assert (made.rule, made.reason) == ("active: unclean", "0 of 3 documents are in line")
+    assert (made.rule, made.reason) == ("active: unclean", "0 of 4 documents are in line")
     assert made.actions == (
         NoteLink(changed[1], unclean),
         NoteLink(running[1], unclean),
-        CheckDocuments(("d1", "d2")),
+        CheckDocuments(("d1", "d2", "d4")),
         *noting,
     )
     assert made.before == state(collection="c1")

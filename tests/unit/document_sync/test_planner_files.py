@@ -197,7 +197,7 @@ def test_an_earlier_file_that_is_gone_at_xai_does_not_stay() -> None:
 
 @pytest.mark.parametrize(
     ("file_id", "files", "stays"),
-    [("f2", ("f1", "f2"), "f2"), ("f9", ("f1", "f2"), "f1"), (None, ("f2", "f1"), "f1")],
+    [("f2", ("f1", "f2"), "f2"), ("f0", ("f1", "f2"), "f1"), (None, ("f2", "f1"), "f1")],
 )
 def test_of_several_earlier_files_the_document_s_own_stays(
     file_id: str | None, files: tuple[str, ...], stays: str

@@ -304,6 +304,9 @@ def test_an_hour_slides_by_the_minute() -> None:
     assert window.total(3_660) == 8
     window.clear()
     assert window.total(3_660) == 0
+    window.add(1, 0)  # as many as the next minute's number
+    window.add(2, 60)
+    assert window.total(3_600) == 2
 
 
 def test_a_record_counts_for_an_hour_after_it_was_changed_last() -> None:
@@ -494,6 +497,7 @@ def test_an_operator_reads_once_that_the_brake_is_on_and_once_that_it_is_release
     deletes = brake(clock, delete=Budget(1, 1))
     for number in range(3):
         one(deletes, f"d{number}", delete=1)
+    assert written.getvalue().count("the brake is on") == 1
     (trip,) = deletes.unpublished()
     deletes.learn(trip.key, trip)
     release = released(clock, DELETE, 0)

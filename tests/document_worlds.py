@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any
 
 from bitbylaw_common.runtime.ports import Outgoing
 from bitbylaw_simulators.espocrm import EspoQuirks
@@ -89,7 +89,7 @@ class DocumentWorld:
             ),
             xai=XaiQuirks(
                 double_attach=chance.choice(("200", "409")),
-                delete_attached=self._left_behind(),
+                delete_attached=chance.choice(("vanish", "stay")),
                 error_shape=chance.choice(("code", "error")),
                 page_size=chance.choice((2, 100)),
             ),
@@ -100,16 +100,6 @@ class DocumentWorld:
         self.untold: list[tuple[str, str]] = []
         self.members = [SERVICE]
         self.quiet = False
-
-    def _left_behind(self) -> Literal["vanish", "stay"]:
-        """Return what xAI leaves of a deleted file in its collections.
-
-        Where it leaves them, only a word of the record makes anybody ask for the file itself; the
-        comparisons believe the collections.
-        """
-        left: tuple[Literal["vanish", "stay"], ...] = ("vanish", "stay")
-        chosen = self.chance.choice(left)
-        return "vanish" if self.forgetful else chosen
 
     async def live(self) -> None:
         """Let it all happen, and judge.

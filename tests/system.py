@@ -182,7 +182,7 @@ class System:
         """End everything, whatever state it is in."""
         await asyncio.gather(self.ingest.kill(), self.worker.kill())
         if self._simulating is not None:
-            await self._simulating.kill()
+            await self._simulating.stop(5)
         await self.session.close()
 
     # What people do ---------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The whole system in one process: both simulators, every service that exists, virtual time."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, urlsplit
@@ -160,10 +161,14 @@ class World:
 
     async def webhook(self, entity: str, action: str, entity_id: str) -> ApiResponse:
         """Post what EspoCRM posts about a record."""
+        return await self.webhooks(entity, action, [entity_id])
+
+    async def webhooks(self, entity: str, action: str, ids: Sequence[str]) -> ApiResponse:
+        """Post what EspoCRM posts about several records at once."""
         return await self.host.request(
             "POST",
             f"/vmh/webhook/{entity}/{action}",
-            body=f'[{{"id":"{entity_id}"}}]'.encode(),
+            body=json.dumps([{"id": entity_id} for entity_id in ids]).encode(),
             headers={"Content-Type": "application/json"},
         )
 

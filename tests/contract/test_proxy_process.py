@@ -65,7 +65,7 @@ async def simulators(folder: Path) -> AsyncIterator[dict[str, Any]]:
                 await asyncio.sleep(0.02)  # a log tells only who looks
         yield json.loads(text.splitlines()[0])
     finally:
-        await process.kill()
+        await process.stop(5)
 
 
 @pytest.fixture

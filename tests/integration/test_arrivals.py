@@ -18,6 +18,7 @@ import pytest
 
 from bitbylaw_common.outcomes import Done, Outcome, Retry, Skipped, Wait
 from bitbylaw_common.runtime import Context
+from bitbylaw_common.runtime.schedule import ScheduleEntry
 from bitbylaw_common.topics import Topic
 from harness import Harness, kafka_harness
 from toy import CHANGED, ORDERED, Ledger, ThingBase, ThingChanged, state
@@ -203,13 +204,19 @@ async def test_an_event_that_arrives_around_the_end_of_a_run_always_gets_one(
         unsettled = [str(story) for story in stories.values() if not story.settled()]
         assert unsettled == []
         await host.committed(unfinished=0)
+        # a run that was due has no offset: its entry goes once that is acknowledged
+
+        def left() -> list[ScheduleEntry]:
+            return [entry for one in stories.values() for entry in host.scheduled(one.thing)]
+
+        with suppress(TimeoutError):
+            await host.until(lambda: not left())
 
         # then each had a run that began after it came, one at a time, and none had two
         assert [fault for story in stories.values() for fault in story.faults()] == []
         assert host.ledger.overlaps == 0
         assert host.dead_letters() == []
-        for story in stories.values():
-            assert host.scheduled(story.thing) == []
+        assert left() == []
         told = Counter(words.partition(" ")[2] for s in stories.values() for words in s.told)
         print(f"\nseed {seed}: {dict(told)}, {len(host.ledger.started)} runs")  # noqa: T201 - the figures
         assert min(told[moment] for moment in MOMENTS) >= STORIES / 2

@@ -62,7 +62,9 @@ class System:
 
 
 async def _append(bootstrap_servers: str, records: Sequence[Outgoing]) -> None:
-    async with KafkaLog({"bootstrap_servers": bootstrap_servers}, service="test") as log:
+    async with KafkaLog(
+        {"bootstrap_servers": bootstrap_servers}, service="test", acknowledge_seconds=20
+    ) as log:
         await log.append(records)
 
 

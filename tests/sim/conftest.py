@@ -7,6 +7,7 @@ import pytest
 from world import World
 
 WORLDS, FROM_SEED = 60, 1_000
+DOCUMENTS = 400
 IN_ONE_TEST = 10
 """Worlds, so that each test ends well within its limit."""
 
@@ -16,6 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("sim", "worlds by seed")
     group.addoption("--worlds", type=int, default=WORLDS, help="how many worlds")
     group.addoption("--from-seed", type=int, default=FROM_SEED, help="the first world's seed")
+    group.addoption("--documents", type=int, default=DOCUMENTS, help="how many change at once")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -35,3 +37,9 @@ async def world() -> AsyncIterator[World]:
     await world.start()
     yield world
     await world.stop()
+
+
+@pytest.fixture
+def many(request: pytest.FixtureRequest) -> int:
+    """Return how many documents a firm has that is large."""
+    return int(request.config.getoption("--documents"))

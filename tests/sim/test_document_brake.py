@@ -9,9 +9,10 @@ from bitbylaw_common.events import BrakeReleased, Command
 from bitbylaw_common.ids import new_event_id
 from bitbylaw_common.kafka import codec
 from bitbylaw_common.runtime import commands
+from bitbylaw_common.runtime.hosts import memory_host
 from bitbylaw_common.runtime.schedule import ScheduleEntry
 from bitbylaw_common.sync.brake import held_back
-from sim.test_document_comparison import compared
+from sim.test_document_comparison import compared, synced_by_the_predecessor
 from world import World
 
 SERVICE = "document-sync"
@@ -237,6 +238,53 @@ async def test_everything_set_to_changed_at_once_is_held_back_and_nothing_is_del
     assert len(world.xai.files()) <= 10
     assert deletes(world) == 0
     assert len(waiting(world)) == 200 - len(world.xai.files())
+    await world.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_a_firm_s_documents_set_to_changed_at_once_go_on_when_an_operator_says_so(
+    monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    """With 10,000 the budget is the one that counts where none is set."""
+    # it takes minutes with 10,000, and a busy processor is no finding
+    monkeypatch.setattr(memory_host, "SETTLE_SECONDS", 240.0)
+    trips = metrics.value("bitbylaw_brake_trips_total", service=SERVICE, effect="record")
+    world = await braked_world(DOCUMENT_BRAKE_RECORDS=f"1/{many // 10}/25%")
+    await synced_by_the_predecessor(world, many)
+    await world.host.restart(SERVICE)  # so that it knows how many records it keeps
+    documents = [row["id"] for row in world.espocrm.records("CDokumente")]
+    for document in documents:
+        world.espocrm.edit(document, fileStatus="geändert", silent=True)
+    told = len(world.xai.effects())
+    for first in range(0, many, 500):
+        await world.webhooks("document", "update", documents[first : first + 500])
+    await world.settle()
+
+    def in_line() -> int:
+        return sum(world.espocrm.document(d)["fileStatus"] == "synced" for d in documents)
+
+    # a quarter of what is known, by the budget; the rest waits, and the operator is told why
+    assert in_line() == many // 4
+    assert len(waiting(world)) == many - many // 4
+    (trip,) = await standing(world)
+    assert trip.key == "brake|document-sync|record"
+    after = metrics.value("bitbylaw_brake_trips_total", service=SERVICE, effect="record")
+    assert after - trips == 1
+
+    # what changes nothing flows: a word about a record that is in line is a look
+    done = next(d for d in documents if world.espocrm.document(d)["fileStatus"] == "synced")
+    await world.told("update", done)
+    assert world.host.journal(done)[-1].outcome == "skipped"
+    assert len(waiting(world)) == many - many // 4
+
+    await release(world, "record", many)
+    await world.advance(hours=7)
+    assert in_line() == many
+    assert waiting(world) == []
+    assert len(world.xai.effects()) == told
+    assert deletes(world) == 0
+    assert world.host.dead_letters(SERVICE) == []
     await world.stop()
 
 

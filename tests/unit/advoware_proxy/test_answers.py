@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
 
 import pytest
 from multidict import CIMultiDict
@@ -17,6 +16,7 @@ from bitbylaw_advoware_proxy.domain.answers import (
     words_of,
 )
 from bitbylaw_advoware_proxy.relay import Patience, Relay
+from bitbylaw_common.deadlines import Deadlines
 from bitbylaw_common.errors import TimedOut, Transient
 
 
@@ -126,17 +126,15 @@ class Call:
     def __init__(self) -> None:
         self.left_with: list[type[BaseException] | None] = []
 
-    async def __aenter__(self) -> None:
-        return None
+    async def __aenter__(self) -> Given:
+        raise AssertionError("it was entered before")
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.left_with.append(kind)
 
 
 async def relaying(given: Given, call: Call, seconds: float = 5) -> Relay:
-    opened = AsyncExitStack()
-    await opened.enter_async_context(call)
-    return Relay(given, opened, Patience(seconds))
+    return Relay(given, call, Patience(Deadlines(seconds)))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,18 @@ class Deadlines:
         The block raises `TimeoutError` when it takes longer.
         """
         loop = asyncio.get_running_loop()
-        limit = Limit(asyncio.current_task(loop), loop.time() + self.seconds)
+        return self._begun(Limit(asyncio.current_task(loop), loop.time() + self.seconds), loop)
+
+    def renewed(self, limit: "Limit") -> "Limit":
+        """Return a limit of the same block, counted from now, in place of the one before.
+
+        May be called from another task. The block ends with the one returned.
+        """
+        loop = asyncio.get_running_loop()
+        limit.over = True
+        return self._begun(limit.until(loop.time() + self.seconds), loop)
+
+    def _begun(self, limit: "Limit", loop: asyncio.AbstractEventLoop) -> "Limit":
         self._forget()
         self._open.append(limit)
         if self._timer is None:
@@ -51,17 +62,18 @@ class Limit:
 
     Attributes:
         due: when it is late, by the loop's clock.
-        over: the block has ended.
+        over: the block has ended, or it may take as long as it likes for now.
+        expired: it was late, and is being cancelled.
     """
 
-    __slots__ = ("_asked", "_expired", "_task", "due", "over")
+    __slots__ = ("_asked", "_task", "due", "expired", "over")
 
     def __init__(self, task: asyncio.Task[Any] | None, due: float) -> None:
         if task is None:
             raise RuntimeError("a limit holds within a task only")
         self._task = task
         self._asked = task.cancelling()
-        self._expired = False
+        self.expired = False
         self.due = due
         self.over = False
 
@@ -81,14 +93,16 @@ class Limit:
             TimeoutError: it was cancelled because it took too long, and by nobody else.
         """
         self.over = True
-        if (
-            self._expired
-            and self._task.uncancel() <= self._asked
-            and kind is asyncio.CancelledError
-        ):
+        if self.expired and self._task.uncancel() <= self._asked and kind is asyncio.CancelledError:
             raise TimeoutError from error
+
+    def until(self, due: float) -> "Limit":
+        """Return another limit of the same block."""
+        other = Limit(self._task, due)
+        other._asked = self._asked
+        return other
 
     def expire(self) -> None:
         """Cancel what the block awaits."""
-        self._expired = True
+        self.expired = True
         self._task.cancel()

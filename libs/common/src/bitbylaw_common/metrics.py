@@ -225,11 +225,19 @@ def outside_request(system: str, operation: str, status: str, seconds: float) ->
         status: the class, "2xx" to "5xx"; "none", or anything else, for no answer.
         seconds: from sending to the end of the answer.
     """
+    requests, durations = _outside_series(system, operation, status)
+    requests.inc()
+    durations.observe(seconds)
+
+
+@lru_cache(maxsize=1024)
+def _outside_series(system: str, operation: str, status: str) -> tuple[Counter, Histogram]:
     operation = operation if _OPERATION.fullmatch(operation) else "other"
-    OUTSIDE_REQUESTS.labels(
-        system, operation, status if status in _STATUS_CLASSES else "none"
-    ).inc()
-    OUTSIDE_SECONDS.labels(system, operation).observe(seconds)
+    known = status if status in _STATUS_CLASSES else "none"
+    return (
+        OUTSIDE_REQUESTS.labels(system, operation, known),
+        OUTSIDE_SECONDS.labels(system, operation),
+    )
 
 
 class RunSeries(NamedTuple):

@@ -12,6 +12,7 @@ from bitbylaw_common.circuits import Circuits
 from bitbylaw_common.clients.advoware import open_advoware
 from bitbylaw_common.clients.advoware_auth import SYSTEM
 from bitbylaw_common.clock import Clock, SystemClock
+from bitbylaw_common.deadlines import Deadlines
 from bitbylaw_common.http.aiohttp_transport import LIMITS, aiohttp_transport
 from bitbylaw_common.http.guarded import GuardedTransport
 from bitbylaw_common.http.transport import Transport
@@ -39,7 +40,7 @@ def deps_of(advoware: Upstream, settings: ProxySettings, clock: Clock, logger: S
         Trail(logger),
         settings.advoware.path_prefix,
         clock,
-        settings.advoware.timeout_seconds,
+        Deadlines(settings.advoware.timeout_seconds),
         settings.timeout_seconds,
         as_original=settings.status == "original",
     )

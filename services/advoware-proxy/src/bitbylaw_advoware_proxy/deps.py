@@ -16,6 +16,7 @@ from bitbylaw_advoware_proxy.domain.callers import (
 from bitbylaw_advoware_proxy.trail import Trail
 from bitbylaw_common.clients.advoware import Method
 from bitbylaw_common.clock import Clock
+from bitbylaw_common.deadlines import Deadlines
 
 
 class UpstreamAnswer(Protocol):
@@ -85,7 +86,7 @@ class Deps:
         trail: where answered calls are noted.
         prefix: goes before an endpoint.
         clock: measures how long calls take.
-        patience_seconds: how long Advoware may keep us waiting for a byte.
+        patience: how long Advoware may keep us waiting for a byte.
         timeout_seconds: how long a call may take as a whole.
         as_original: only 200 and 500 are answered, as by the predecessor.
     """
@@ -95,6 +96,6 @@ class Deps:
     trail: Trail
     prefix: str
     clock: Clock = field(repr=False)
-    patience_seconds: float = 30.0
+    patience: Deadlines = field(default_factory=lambda: Deadlines(30.0), repr=False)
     timeout_seconds: float = 150.0
     as_original: bool = False

@@ -1,14 +1,14 @@
 """A call while it passes: the caller's body on its way there, Advoware's on its way back."""
 
-import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Self
 
 from bitbylaw_advoware_proxy.deps import UpstreamAnswer
 from bitbylaw_advoware_proxy.domain.answers import AFTER, BEFORE, EMPTY, beginning
 from bitbylaw_common.clients.advoware_auth import SYSTEM
+from bitbylaw_common.deadlines import Deadlines, Limit
 from bitbylaw_common.errors import TimedOut
 
 
@@ -19,16 +19,15 @@ class Patience:
     the caller is the one who is waited for, Advoware is not blamed.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._limit: asyncio.Timeout | None = None
+    def __init__(self, deadlines: Deadlines) -> None:
+        self._deadlines = deadlines
+        self._limit: Limit | None = None
 
-    async def __aenter__(self) -> None:
+    def __enter__(self) -> None:
         """Limit what is done in the block; blocks follow one another."""
-        self._limit = asyncio.timeout(self._seconds)
-        await self._limit.__aenter__()
+        self._limit = self._deadlines.limit()
 
-    async def __aexit__(
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
@@ -43,28 +42,32 @@ class Patience:
         if limit is None:
             return
         try:
-            await limit.__aexit__(kind, error, trace)
+            limit.__exit__(kind, error, trace)
         except TimeoutError:
             raise TimedOut(
-                SYSTEM, "call", detail=f"nothing moved for {self._seconds:g} s"
+                SYSTEM, "call", detail=f"nothing moved for {self._deadlines.seconds:g} s"
             ) from None
 
     async def watched(self, body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         """Yield the caller's body; each piece that is taken begins the wait anew."""
         pieces = aiter(body)
         while True:
-            self._wait_until(None)
+            self._suspend()
             try:
                 piece = await anext(pieces, b"")
             finally:
-                self._wait_until(asyncio.get_running_loop().time() + self._seconds)
+                self._resume()
             if not piece:
                 return
             yield piece
 
-    def _wait_until(self, when: float | None) -> None:
-        if self._limit is not None and not self._limit.expired():
-            self._limit.reschedule(when)
+    def _suspend(self) -> None:
+        if self._limit is not None:
+            self._limit.over = True
+
+    def _resume(self) -> None:
+        if self._limit is not None and not self._limit.expired:
+            self._limit = self._deadlines.renewed(self._limit)
 
 
 class Relay:
@@ -72,14 +75,19 @@ class Relay:
 
     Args:
         answer: whose body it is.
-        call: holds the call open.
+        call: entered; it is left when the body ends.
         patience: with Advoware.
 
     Attributes:
         on_end: told once, whether the body came to its end.
     """
 
-    def __init__(self, answer: UpstreamAnswer, call: AsyncExitStack, patience: Patience) -> None:
+    def __init__(
+        self,
+        answer: UpstreamAnswer,
+        call: AbstractAsyncContextManager[UpstreamAnswer],
+        patience: Patience,
+    ) -> None:
         self.on_end: Callable[[bool], None] = lambda whole: None
         self._chunks = answer.chunks()
         self._call = call
@@ -88,19 +96,15 @@ class Relay:
         self._closed = False
         self._last = b""
 
-    def keep(self, call: AsyncExitStack) -> None:
-        """Hold the call open from here on."""
-        self._call = call
-
     async def whole(self, limit: int) -> bytes:
         """Return the body when it has at most `limit` bytes, cut there when it has more."""
         found = bytearray()
         try:
-            async with self._patience:
+            with self._patience:
                 while len(found) <= limit and (piece := await anext(self._chunks, b"")):
                     found += piece
         except BaseException as broken:
-            await self._broken(broken)
+            await self.fail(broken)
             raise
         await self.aclose()
         return bytes(found[:limit])
@@ -152,13 +156,13 @@ class Relay:
 
     async def _piece(self) -> bytes:
         try:
-            async with self._patience:
+            with self._patience:
                 return await anext(self._chunks, b"")
         except BaseException as broken:
-            await self._broken(broken)
+            await self.fail(broken)
             raise
 
-    async def _broken(self, error: BaseException) -> None:
+    async def fail(self, error: BaseException) -> None:
         """End the call with what broke it: its own block learns of it, and who judges Advoware."""
         if not self._closed:
             self._closed = True
@@ -171,6 +175,6 @@ class Relay:
         if not self._closed:
             self._closed = True
             try:
-                await self._call.aclose()
+                await self._call.__aexit__(None, None, None)
             finally:
                 self.on_end(whole)

@@ -1,6 +1,8 @@
 """The trail of answered calls on Kafka, laid beside the answers: none waits for it."""
 
 import asyncio
+from collections import deque
+from contextlib import suppress
 from typing import Any
 
 from bitbylaw_common import metrics, topics
@@ -11,7 +13,7 @@ from bitbylaw_common.runtime.context import Context, StepLogger
 MOST_WAITING = 2_000
 """Events that wait for Kafka at once; what is beyond is lost, so that memory stays bounded."""
 
-GATHER_SECONDS = 0.02
+GATHER_SECONDS = 0.05
 """So long an event waits for those of other calls: one request to Kafka for all of them costs us and
 the broker a fraction, and what it costs comes out of the time of the calls."""
 
@@ -27,9 +29,10 @@ class Trail:
 
     def __init__(self, logger: StepLogger) -> None:
         self._logger = logger
-        self._gathered: list[tuple[Context[Any], ProxyAnswered]] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._gathered: deque[tuple[Context[Any], ProxyAnswered]] = deque()
+        self._gathering: asyncio.Task[None] | None = None
         self._waiting: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
         self._lost = 0
 
     def note(self, ctx: Context[Any], event: ProxyAnswered) -> None:
@@ -38,15 +41,15 @@ class Trail:
             self._lose("too many events wait for Kafka")
             return
         self._gathered.append((ctx, event))
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(GATHER_SECONDS, self._publish_gathered)
+        if self._gathering is None or self._gathering.done():
+            self._gathering = asyncio.create_task(self._publish_gathered())
+            self._gathering.add_done_callback(self._done)
 
     async def close(self) -> None:
         """Wait a moment for what is on its way."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._publish_gathered()
+        self._closing.set()
+        if self._gathering is not None:
+            await asyncio.wait({self._gathering}, timeout=CLOSE_SECONDS)
         if not self._waiting:
             return
         _, late = await asyncio.wait({*self._waiting}, timeout=CLOSE_SECONDS)
@@ -56,13 +59,15 @@ class Trail:
         if late:
             await asyncio.wait(late)
 
-    def _publish_gathered(self) -> None:
-        self._timer = None
-        gathered, self._gathered = self._gathered, []
-        for ctx, event in gathered:
-            task = asyncio.create_task(self._publish(ctx, event))
+    async def _publish_gathered(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GATHER_SECONDS):
+                await self._closing.wait()
+        while self._gathered:
+            task = asyncio.create_task(self._publish(*self._gathered.popleft()))
             self._waiting.add(task)
             task.add_done_callback(self._done)
+            await asyncio.sleep(0)  # what calls need goes first, between two events
 
     async def _publish(self, ctx: Context[Any], event: ProxyAnswered) -> None:
         try:

@@ -28,10 +28,11 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from http import HTTPStatus
+from types import TracebackType
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -190,8 +191,7 @@ class Advoware:
 
     # ---- any call
 
-    @asynccontextmanager
-    async def call(
+    def call(
         self,
         method: Method,
         path: str,
@@ -200,8 +200,8 @@ class Advoware:
         headers: Mapping[str, str] | None = None,
         body: Body = None,
         timeout_seconds: float | None = None,
-    ) -> AsyncIterator[Answer]:
-        """Send a call as it is and yield its answer, whatever the status; both are streamed.
+    ) -> AbstractAsyncContextManager[Answer]:
+        """Send a call as it is, for a block that has its answer, whatever the status; both are streamed.
 
         Only GET is repeated by itself when no answer came. A body that is longer than 256 KiB and
         comes in chunks cannot be sent again: the token is compared with the other processes' before
@@ -239,8 +239,7 @@ class Advoware:
             idempotent=method == "GET",
             length=next((v for n, v in given.items() if n.lower() == "content-length"), ""),
         )
-        async with self._sent(call, await _held(body)) as (_, answer):
-            yield answer
+        return _Answering(self._sent(call, body))
 
     # ---- Beteiligte
 
@@ -510,69 +509,13 @@ class Advoware:
                 raise
             raise _modified(call.operation, refused.status) from None
 
-    @asynccontextmanager
-    async def _sent(
-        self, call: "_Call", body: "bytes | _Stream | None"
-    ) -> AsyncIterator[tuple[Request, Answer]]:
-        """Send and yield the request as it went, and its answer; a refused token is replaced once.
+    def _sent(self, call: "_Call", body: Body) -> "_Sending":
+        """Return a block with the request as it went, and its answer.
 
         Raises:
             OutsideError: no answer came, or it is about the login or the firm's server.
         """
-        token = await self._tokens.current(compared=isinstance(body, _Stream))
-        try:
-            async with self._tried(call, body, token, last=False) as sent:
-                yield sent
-                return
-        except _TokenRefused:
-            pass
-        token = await self._tokens.instead_of(token)
-        if isinstance(body, _Stream) and body.begun:
-            raise Transient(
-                SYSTEM,
-                call.operation,
-                status=401,
-                detail="the token had ended, and the body cannot be sent again; nothing was done",
-            )
-        async with self._tried(call, body, token, last=True) as sent:
-            yield sent
-
-    @asynccontextmanager
-    async def _tried(
-        self, call: "_Call", body: "bytes | _Stream | None", token: Token, *, last: bool
-    ) -> AsyncIterator[tuple[Request, Answer]]:
-        request = call.request(await self._tokens.api(), token, body)
-        answered = False
-        try:
-            async with self._transport.send(request) as response:
-                answered = True
-                answer = Answer(request, response)
-                await self._admit(request, answer, last=last)
-                yield request, answer
-        except Transient:
-            if not answered:
-                self._tokens.doubt()
-            raise
-
-    async def _admit(self, request: Request, answer: Answer, *, last: bool) -> None:
-        """Return when the answer is one to the call itself, not one about the way there.
-
-        Raises:
-            _TokenRefused: the token is not accepted, and another may be.
-            Unauthorized: nor was the second, or licence, user or password are refused.
-            Transient: the firm's server is away.
-        """
-        status = answer.status
-        known = await _way_there(answer)
-        if known is not None:
-            kind = Unauthorized if known.lasting else Transient
-            raise kind(SYSTEM, request.operation, status=status, detail=known.words)
-        if status == HTTPStatus.UNAUTHORIZED:
-            if not last:
-                raise _TokenRefused(SYSTEM, request.operation, status=status)
-            raise Unauthorized(
-                SYSTEM, request.operation, status=status, detail="a new token is not accepted"
-            )
+        return _Sending(self._transport, self._tokens, call, body)
 
     async def _judged(self, request: Request, answer: Answer) -> Any:
         """Return the JSON of an answer that says that it was done; None where it is empty.
@@ -592,6 +535,106 @@ class Advoware:
 
 class _TokenRefused(OutsideError):  # noqa: N818 - it names a fact, not a mistake
     """The token is not accepted any more; another is got, so no circuit need know."""
+
+
+class _Sending:
+    """One call on its way, as a context; a refused token is replaced once.
+
+    Plain methods where generators would be shorter: people wait for what passes here.
+    """
+
+    __slots__ = ("_body", "_call", "_sending", "_tokens", "_transport")
+
+    def __init__(self, transport: Transport, tokens: Tokens, call: "_Call", body: Body) -> None:
+        self._transport = transport
+        self._tokens = tokens
+        self._call = call
+        self._body = body
+
+    async def __aenter__(self) -> tuple[Request, Answer]:
+        call, body = self._call, await _held(self._body)
+        token = await self._tokens.current(compared=isinstance(body, _Stream))
+        try:
+            return await self._tried(body, token, last=False)
+        except _TokenRefused:
+            token = await self._tokens.instead_of(token)
+        if isinstance(body, _Stream) and body.begun:
+            raise Transient(
+                SYSTEM,
+                call.operation,
+                status=401,
+                detail="the token had ended, and the body cannot be sent again; nothing was done",
+            )
+        return await self._tried(body, token, last=True)
+
+    async def _tried(
+        self, body: "bytes | _Stream | None", token: Token, *, last: bool
+    ) -> tuple[Request, Answer]:
+        request = self._call.request(await self._tokens.api(), token, body)
+        sending = self._transport.send(request)
+        try:
+            response = await sending.__aenter__()
+        except Transient:
+            self._tokens.doubt()
+            raise
+        answer = Answer(request, response)
+        try:
+            await _admit(request, answer, last=last)
+        except BaseException as refused:
+            await sending.__aexit__(type(refused), refused, refused.__traceback__)
+            raise
+        self._sending = sending
+        return request, answer
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._sending.__aexit__(kind, error, trace)
+
+
+class _Answering:
+    """The same block with the answer alone."""
+
+    __slots__ = ("_sending",)
+
+    def __init__(self, sending: _Sending) -> None:
+        self._sending = sending
+
+    async def __aenter__(self) -> Answer:
+        _, answer = await self._sending.__aenter__()
+        return answer
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._sending.__aexit__(kind, error, trace)
+
+
+async def _admit(request: Request, answer: Answer, *, last: bool) -> None:
+    """Return when the answer is one to the call itself, not one about the way there.
+
+    Raises:
+        _TokenRefused: the token is not accepted, and another may be.
+        Unauthorized: nor was the second, or licence, user or password are refused.
+        Transient: the firm's server is away.
+    """
+    status = answer.status
+    known = await _way_there(answer)
+    if known is not None:
+        kind = Unauthorized if known.lasting else Transient
+        raise kind(SYSTEM, request.operation, status=status, detail=known.words)
+    if status == HTTPStatus.UNAUTHORIZED:
+        if not last:
+            raise _TokenRefused(SYSTEM, request.operation, status=status)
+        raise Unauthorized(
+            SYSTEM, request.operation, status=status, detail="a new token is not accepted"
+        )
 
 
 class _Stream:

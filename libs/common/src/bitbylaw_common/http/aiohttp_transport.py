@@ -254,20 +254,11 @@ class _AiohttpTransport:
         self._traceparent = traceparent
         self._jitter = jitter
 
-    @asynccontextmanager
-    async def send(self, request: Request) -> AsyncIterator[_Answer]:
-        room = await self._room(request)
-        try:
-            answer = await self._answer(request)
-            answer.on_end = room.leave
-            try:
-                yield answer
-            finally:
-                answer.close()
-        finally:
-            room.leave()
+    def send(self, request: Request) -> "_Sending":
+        """See `Transport.send`."""
+        return _Sending(self, request)
 
-    async def _room(self, request: Request) -> _Room:
+    async def room(self, request: Request) -> _Room:
         """Wait until the system has room; the narrower limit first, so nobody waits in a circle."""
         names = (f"{request.system}.{request.operation}", request.system)
         wanted = [self._rooms[name] for name in names if name in self._rooms]
@@ -293,7 +284,8 @@ class _AiohttpTransport:
             raise
         return _Room(tuple(taken))
 
-    async def _answer(self, request: Request) -> _Answer:
+    async def answer(self, request: Request) -> _Answer:
+        """Send, again where that is safe, and return the answer."""
         deadline = self._clock.monotonic() + request.timeout_seconds
         repeatable = request.idempotent and isinstance(request.body, bytes | None)
         for pauses in range(_TRIES if repeatable else 1):
@@ -396,6 +388,36 @@ class _AiohttpTransport:
                 return "the connection broke off"
             case _:
                 return "the answer is no HTTP"
+
+
+class _Sending:
+    """One request, its room and its answer, as a context.
+
+    Plain methods where a generator would be shorter: every call to every system passes here, and
+    who waits for it is a person before a screen.
+    """
+
+    __slots__ = ("_answer", "_request", "_room", "_transport")
+
+    def __init__(self, transport: _AiohttpTransport, request: Request) -> None:
+        self._transport = transport
+        self._request = request
+
+    async def __aenter__(self) -> _Answer:
+        self._room = await self._transport.room(self._request)
+        try:
+            self._answer = await self._transport.answer(self._request)
+        except BaseException:
+            self._room.leave()
+            raise
+        self._answer.on_end = self._room.leave
+        return self._answer
+
+    async def __aexit__(self, *raised: object) -> None:
+        try:
+            self._answer.close()
+        finally:
+            self._room.leave()
 
 
 def _url(request: Request) -> URL:

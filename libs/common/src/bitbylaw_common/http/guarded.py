@@ -1,8 +1,8 @@
 """A `Transport` that spares the other side: an open circuit and a rate limit hold requests back."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
+from types import TracebackType
 
 from bitbylaw_common import metrics
 from bitbylaw_common.circuits import PATIENCE, Circuit, Circuits, probing, working
@@ -43,14 +43,13 @@ class GuardedTransport:
         limits: Limits | None = None,
         priority: Priority = "sync",
     ) -> None:
-        self._inner = inner
+        self.inner = inner
         self._circuits = circuits
         self._clock = clock
         self._limits = limits or NoLimits()
         self._priority: Priority = priority
 
-    @asynccontextmanager
-    async def send(self, request: Request) -> AsyncIterator[Response]:
+    def send(self, request: Request) -> AbstractAsyncContextManager[Response]:
         """Send; see `Transport.send`.
 
         Raises:
@@ -58,29 +57,20 @@ class GuardedTransport:
                 its rate leaves no room within the request's `timeout_seconds`.
             Transient: as `Transport.send`.
         """
-        circuit = self._circuits.of(request.system)
+        return _Guarded(self, self._circuits.of(request.system), request)
+
+    async def admit(self, circuit: Circuit, request: Request) -> None:
+        """Return once the request may be sent.
+
+        Raises:
+            HeldBack: as `send`.
+        """
         probe = probing()
         if not probe:
             _let_pass(circuit, request)
         await self._take(request)
         if not probe:
             _let_pass(circuit, request)  # it may have opened meanwhile
-        begun = circuit.begin()
-        response: Response | None = None
-        error: OutsideError | None = None
-        try:
-            async with self._inner.send(request) as response:
-                yield response
-        except OutsideError as judged:
-            if (judged.system, judged.operation) == (request.system, request.operation):
-                error = judged
-            raise
-        finally:
-            # What ends without an answer or a judgement, such as a cancelled run, says nothing.
-            if error is None and response is not None:
-                error = self._judged(request, response)
-            if error is not None or response is not None:
-                self._learn(circuit, begun, request, error)
 
     async def _take(self, request: Request) -> None:
         try:
@@ -95,9 +85,10 @@ class GuardedTransport:
             metrics.CALLS_HELD_BACK.labels(request.system, "rate").inc()
             raise
 
-    def _learn(
+    def learn(
         self, circuit: Circuit, begun: int, request: Request, error: OutsideError | None
     ) -> None:
+        """Tell the circuit how a call ended; None: well."""
         record = working().record
         match error:
             case HeldBack():
@@ -111,7 +102,7 @@ class GuardedTransport:
             case _:
                 circuit.succeeded(begun, record, request.operation)
 
-    def _judged(self, request: Request, response: Response) -> OutsideError | None:
+    def judged(self, request: Request, response: Response) -> OutsideError | None:
         """Return what a status means that the client did not object to."""
         names, status = (request.system, request.operation), response.status
         if status == HTTPStatus.UNAUTHORIZED:
@@ -122,6 +113,56 @@ class GuardedTransport:
         if status >= 500 or status == HTTPStatus.REQUEST_TIMEOUT:
             return Transient(*names, status=status)
         return None
+
+
+class _Guarded:
+    """One request on its guarded way, as a context; plain methods, because every call passes here."""
+
+    __slots__ = ("_begun", "_circuit", "_guard", "_request", "_response", "_sending")
+
+    def __init__(self, guard: GuardedTransport, circuit: Circuit, request: Request) -> None:
+        self._guard = guard
+        self._circuit = circuit
+        self._request = request
+
+    async def __aenter__(self) -> Response:
+        await self._guard.admit(self._circuit, self._request)
+        self._begun = self._circuit.begin()
+        self._sending = self._guard.inner.send(self._request)
+        try:
+            self._response = await self._sending.__aenter__()
+        except OutsideError as lost:
+            self._learn(lost, None)
+            raise
+        return self._response
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self._sending.__aexit__(kind, error, trace)
+        finally:
+            self._learn(error, self._response)
+
+    def _learn(self, error: BaseException | None, response: Response | None) -> None:
+        """Let the client's judgement count, else the status.
+
+        What ends without an answer or a judgement, such as a cancelled run, says nothing.
+        """
+        request = self._request
+        judged: OutsideError | None = None
+        if isinstance(error, OutsideError) and (
+            (error.system, error.operation) == (request.system, request.operation)
+        ):
+            judged = error
+        elif response is not None:
+            judged = self._guard.judged(request, response)
+        else:
+            return
+        self._guard.learn(self._circuit, self._begun, request, judged)
 
 
 def _let_pass(circuit: Circuit, request: Request) -> None:

@@ -1,7 +1,8 @@
 """The group consumer of one service: fetch, commit, rebalance; what to do is the worker's."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -190,7 +191,7 @@ class GroupConsumer:
         batches = await self._consumer.getmany(timeout_ms=int(seconds * 1000), max_records=records)
         return self._listener.generation, batches
 
-    def hold_back(self, places: Set[Place]) -> None:
+    def hold_back(self, places: AbstractSet[Place]) -> None:
         """Fetch nothing of these, go on with all others; membership and polling go on either way."""
         if not self._listener.settled:
             return
@@ -261,7 +262,7 @@ class GroupConsumer:
         """Whether the group gives out its partitions anew, so that nothing can be fetched."""
         return not self._listener.settled or not self._consumer.assignment()
 
-    async def behind(self, held: Set[Place], *, seconds: float) -> dict[Place, int]:
+    async def behind(self, held: AbstractSet[Place], *, seconds: float) -> dict[Place, int]:
         """Return the places that hold more than was fetched, and where they are.
 
         Args:

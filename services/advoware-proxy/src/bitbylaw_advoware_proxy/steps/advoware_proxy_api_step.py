@@ -3,7 +3,6 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -159,33 +158,32 @@ async def _passed_on(request: ApiRequest[Chunks], exchange: Exchange, found: Tar
         BodyTooLarge, BodyStalled: the caller's body.
     """
     deps = exchange.ctx.deps
-    patience = Patience(deps.patience_seconds)
+    patience = Patience(deps.patience)
     brings = exchange.method != "GET" and has_body(request.headers)
-    async with AsyncExitStack() as opened:
-        # No answer, or no login, counts by program: one with a broken endpoint is no outage.
-        with working_on(("caller", exchange.caller.name)):
-            async with patience:
-                answer = await opened.enter_async_context(
-                    deps.advoware.call(
-                        exchange.method,
-                        found.endpoint,
-                        query=found.query,
-                        headers=forwarded(request.headers, has_body=brings),
-                        body=patience.watched(request.body) if brings else None,
-                        timeout_seconds=deps.timeout_seconds,
-                    )
-                )
-        relay = Relay(answer, opened, patience)
-        if 200 <= answer.status < 300:
-            ours = await _success(answer, relay, deps)
-        else:
-            ours = await _refusal(answer, relay, deps)
-        if ours.body is not relay:
-            exchange.answered(ours.status)
-            return ours
+    call = deps.advoware.call(
+        exchange.method,
+        found.endpoint,
+        query=found.query,
+        headers=forwarded(request.headers, has_body=brings),
+        body=patience.watched(request.body) if brings else None,
+        timeout_seconds=deps.timeout_seconds,
+    )
+    # No answer, or no login, counts by program: one with a broken endpoint is no outage.
+    with working_on(("caller", exchange.caller.name)), patience:
+        answer = await call.__aenter__()
+    relay = Relay(answer, call, patience)
+    try:
+        taken = _success if 200 <= answer.status < 300 else _refusal
+        ours = await taken(answer, relay, deps)
+    except BaseException as broken:
+        await relay.fail(broken)
+        raise
+    if ours.body is relay:
         relay.on_end = lambda whole: exchange.answered(ours.status, whole=whole)
-        relay.keep(opened.pop_all())
         return ours
+    await relay.aclose()
+    exchange.answered(ours.status)
+    return ours
 
 
 async def _success(answer: UpstreamAnswer, relay: Relay, deps: Deps) -> ApiResponse:

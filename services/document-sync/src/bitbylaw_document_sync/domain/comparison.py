@@ -276,7 +276,7 @@ def suspects(survey: Survey) -> Iterator[str]:
 
 def _lies_right(survey: Survey, base: DocumentBase, wanted: set[str], held: set[str]) -> bool:
     """Say whether a document's file lies where it is wanted, searchable, and nothing is left to do."""
-    if base.pending is not None or base.retired:
+    if base.pending is not None or not all(retired.lent for retired in base.retired):
         return False
     if base.file_id is None:
         return not wanted
@@ -368,7 +368,7 @@ def _standing(made: Plan, sight: Sight) -> Standing:
         return Standing.PENDING
     entry = sight.entry
     if entry is None:
-        return Standing.PENDING
+        return Standing.EXCLUDED  # gone, and what it left is another record's now
     lies_there = any(place in entry.wanted for _, place in sight.found.attached)
     return Standing.IN_SYNC if lies_there else Standing.EXCLUDED
 

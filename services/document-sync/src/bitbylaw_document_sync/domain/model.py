@@ -242,12 +242,18 @@ class UploadIntent(BaseModel):
 
 
 class Retired(BaseModel):
-    """A file that is not this document's any more, but not cleared away yet."""
+    """A file that is not this document's any more, but not cleared away yet.
+
+    Attributes:
+        lent: it was left for another record that notes it, too. That one may vanish before it takes
+            the file over, so whoever looks at this document looks whether it is still needed.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     file_id: str
     ours: bool
+    lent: bool = False
 
 
 class Obstacle(BaseModel):

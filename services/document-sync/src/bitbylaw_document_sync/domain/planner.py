@@ -239,7 +239,17 @@ def _gone(sight: Sight, policy: Policy) -> Plan | Question:
         *_not_shared(leaving, sight),
         *(DeleteFile(file) for file in doomed if not _shared(file, sight)),
     )
-    return Plan(rule, "the record is gone: its file leaves every collection", base, actions, None)
+    lent = tuple(
+        Retired(file_id=file, ours=file in ours, lent=True)
+        for file in sorted(_lent_files(leaving, doomed, sight))
+    )
+    reason = "the record is gone: its file leaves every collection"
+    if not lent:
+        return Plan(rule, reason, base, actions, None)
+    places = _names(_lent(leaving, sight))
+    after = base.retiring(None).model_copy(update={"collections": places, "retired": lent})
+    reason = f"{reason} but where another record notes it as well"
+    return Plan(rule, reason, base, actions, after)
 
 
 def _shared(file_id: str, sight: Sight) -> bool:
@@ -262,6 +272,15 @@ def _lent(detaches: Iterable[Detach], sight: Sight) -> set[str]:
     asked = list(detaches)
     gone = _not_shared(asked, sight)
     return {detach.collection for detach in asked if detach not in gone}
+
+
+def _lent_files(detaches: Iterable[Detach], doomed: Iterable[str], sight: Sight) -> set[str]:
+    """Return the files that stay for another record's sake, in a collection or at all."""
+    asked = list(detaches)
+    gone = _not_shared(asked, sight)
+    return {detach.file_id for detach in asked if detach not in gone} | {
+        file for file in doomed if _shared(file, sight)
+    }
 
 
 # -- the record is there --------------------------------------------------------------------------
@@ -625,15 +644,19 @@ class _Case:
             followed = self._followed(file, base, places, [*replaced, *leaving], noting)
             if followed is not None:
                 return followed
-        actions: tuple[Action, ...] = (
-            *_not_shared([*replaced, *leaving], self.sight),
-            *noting,
-            *(DeleteFile(old) for old in doomed if not _shared(old, self.sight)),
-        )
+        asked = [*replaced, *leaving]
+        detached = _not_shared(asked, self.sight)
+        deleted = [old for old in doomed if not _shared(old, self.sight)]
+        actions: tuple[Action, ...] = (*detached, *noting, *map(DeleteFile, deleted))
+        lent = _lent_files(asked, doomed, self.sight)
         after = base.model_copy(
             update={
-                "collections": _names(places, _lent([*replaced, *leaving], self.sight)),
-                "retired": tuple(r for r in base.retired if r not in cleared),
+                "collections": _names(places, _lent(asked, self.sight)),
+                "retired": tuple(
+                    retired.model_copy(update={"lent": True}) if retired in cleared else retired
+                    for retired in base.retired
+                    if retired not in cleared or retired.file_id in lent
+                ),
                 "indexing": None,
             }
             | ({"obstacle": None} if follow else {})
@@ -642,7 +665,9 @@ class _Case:
             update={"collections": _names(base.collections, entry.collections, places)}
         )
         if not rule:
-            rule, reason = self._why_in_place([], leaving, replaced, noting, doomed)
+            away = [one for one in leaving if one in detached]
+            old = [one for one in replaced if one in detached]
+            rule, reason = self._why_in_place([], away, old, noting, deleted)
         return Plan(rule, reason, before, actions, after, self._rejection())
 
     def _joined(
@@ -852,10 +877,18 @@ class _Case:
         values: dict[Noted, str | tuple[str, ...] | None] = {Noted.COLLECTIONS: places}
         if dropped:
             values |= {Noted.FILE: None, Noted.HASH: None}
+        lent = _lent_files(leaving, doomed, self.sight)
+        retired = [
+            one if one.file_id in held else one.model_copy(update={"lent": True})
+            for one in base.retired
+            if one.file_id in held | lent
+        ]
+        if dropped and base.file_id in lent:
+            retired.append(Retired(file_id=base.file_id, ours=base.ours, lent=True))
         after = base.model_copy(
             update={
                 "collections": _names(places, _lent(leaving, self.sight)),
-                "retired": tuple(r for r in base.retired if r.file_id in held),
+                "retired": tuple(retired),
             }
             | ({"file_id": None, "ours": False, "content": None} if dropped else {})
         )

@@ -218,20 +218,18 @@ def test_what_only_a_person_can_put_right_is_a_conflict() -> None:
     assert (first.standing, first.rule) == (Standing.CONFLICT, "row 18: collection gone")
 
 
-def test_a_record_that_is_gone_is_taken_care_of_and_one_that_never_was_stays_to_be_looked_at() -> (
-    None
-):
+def test_a_record_that_is_gone_is_taken_care_of_and_of_one_that_never_was_nothing_is_left() -> None:
     seen = survey(agreed(), wanted={}, all_noted=True, blind={"c1": "unreadable"})
-    found = judged(seen, "d1", None, POLICY)
-    assert isinstance(found, Finding)
-    assert (found.standing, found.rule) == (Standing.PENDING, "row 1: record gone")
-    assert found.modified_at is None
-    nowhere = judged(survey(agreed(), members={"c1": {}}), "d1", None, POLICY)
-    assert isinstance(nowhere, Finding)
-    assert nowhere.standing is Standing.PENDING
-    unknown = judged(survey(None), "d1", None, POLICY)
-    assert isinstance(unknown, Finding)
-    assert unknown.standing is Standing.PENDING
+    nowhere = survey(agreed(), members={"c1": {}})
+    for one, standing in (
+        (seen, Standing.PENDING),
+        (nowhere, Standing.PENDING),
+        (survey(None), Standing.EXCLUDED),
+    ):
+        found = judged(one, "d1", None, POLICY)
+        assert isinstance(found, Finding)
+        assert (found.standing, found.rule) == (standing, "row 1: record gone")
+        assert found.modified_at is None
 
 
 @pytest.mark.parametrize(

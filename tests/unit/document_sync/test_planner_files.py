@@ -136,6 +136,12 @@ def test_an_upload_says_why_and_the_base_knows_of_it_before(
     assert decided.before.obstacle is None
 
 
+def test_without_a_base_an_upload_remembers_the_places_that_the_record_names() -> None:
+    decided = planned(sight(synced(md5=M2, collections=frozenset("Y")), None, found("f1 A")))
+    assert decided.before is not None
+    assert decided.before.collections == ("A", "Y")
+
+
 def test_a_record_without_a_hash_leaves_none_in_the_intent() -> None:
     decided = planned(sight(entry(md5=None), None, Found(), file=replace(KNOWN, md5=M1)))
     (upload,) = decided.actions

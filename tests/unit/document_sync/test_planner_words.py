@@ -115,7 +115,7 @@ def test_what_is_to_be_written_is_in_the_base_before_and_agreed_on_after() -> No
     told = replace(IN_LINE, xai_id=None, collections=frozenset("B"), synced_hash=None, version=7)
     seen = found("f1 A", "f1 B")
     wanted = replace(told, wanted=frozenset("AB"))
-    decided = planned(wanted, agreed(told), seen=seen)
+    decided = planned(wanted, agreed(told, noting=NOTING), seen=seen)
     assert noted(decided) == {Noted.FILE: "f1", Noted.COLLECTIONS: ("A", "B"), Noted.HASH: M1}
     target = {
         Noted.FILE: DIGESTER.of("f1"),
@@ -128,6 +128,13 @@ def test_what_is_to_be_written_is_in_the_base_before_and_agreed_on_after() -> No
     assert after.noted == shown(told) | target
     assert after.noting is None
     assert decided.clashes == ()
+
+
+def test_the_first_time_that_something_is_written_what_stood_there_is_taken_down() -> None:
+    told = replace(IN_LINE, synced_hash=M2)
+    before, after = bases(planned(told, base()))
+    assert before.noted == shown(told)
+    assert after.noted == shown(told) | {Noted.HASH: DIGESTER.of(M1)}
 
 
 def test_a_field_that_is_emptied_is_agreed_on_as_empty() -> None:

@@ -112,6 +112,14 @@ def test_a_deletion_that_is_put_off_for_a_copy_s_sake_is_remembered() -> None:
     assert made.after.retired == (Retired(file_id="f1", ours=True, lent=True),)
 
 
+def test_an_earlier_file_in_a_collection_on_hold_is_kept_and_not_lent() -> None:
+    waiting = synced(on_hold=frozenset("B"))
+    made = decided(sight(waiting, OTHER_BYTES, found("f1 A", "f0 B", files=("f0", "f1"))))
+    assert made.actions == ()
+    assert made.after is not None
+    assert made.after.retired == OTHER_BYTES.retired
+
+
 def test_an_unlinked_document_tells_what_it_lent_from_what_is_on_hold() -> None:
     files = ("f0", "f2", "f3", "f4")
     known = base(retired=tuple(Retired(file_id=file, ours=False) for file in files))

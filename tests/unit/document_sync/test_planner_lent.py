@@ -89,6 +89,7 @@ def test_a_deleted_record_remembers_what_it_lent_and_where_it_lies() -> None:
     seen = found("f3 B", "f0 A", "f1 C", "f1 A", files=("f0", "f1", "f3", "f4"))
     others = (COPY, Sharer("d2", "f3", frozenset("B")), Sharer("d3", "f4", frozenset()))
     made = decided(sight(None, known, seen, sharers=others))
+    assert made.rule == "row 1: record gone"
     assert made.reason == (
         "the record is gone: its file leaves every collection "
         "but where another record notes it as well"

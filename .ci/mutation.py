@@ -3,7 +3,7 @@
     mutation.py run [FILE...]     mutate the core, or only files whose name ends so; print the score
     mutation.py survivors         print what the last run's tests did not notice, as diffs
 
-mutmut works on a copy in .mutation, so that the working tree stays as it is, and on one core. A
+mutmut works on a copy in .mutation, so that the working tree stays as it is, and on two cores. A
 run fails below the score that `LEAST` names. What survives on purpose is explained in
 docs/mutation.md.
 """
@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGE = ROOT / ".mutation"
 MUTMUT = ROOT / ".venv-mutation" / "bin" / "mutmut"
 LEAST = 0.95
+CHILDREN = 2
 
 PACKAGES = {
     "bitbylaw_common": "libs/common/src",
@@ -37,6 +38,14 @@ KILLERS = (
 )
 EDGES = ("test_adapters.py", "test_settings.py", "test_streaming.py", "test_xai_client.py")
 """Tests beside the killers that ask nothing of the core; without them a run is shorter."""
+
+CONFTEST = """\
+from hypothesis import settings
+
+settings.register_profile("mutation", max_examples=10, database=None, derandomize=True)
+settings.load_profile("mutation")
+"""
+"""Fewer examples, the same for each mutant: one that only a rare example notices counts as alive."""
 
 _KILLED, _SURVIVED, _UNTESTED = frozenset({1, 3}), 0, 33
 _TIMED_OUT = frozenset({24, 36, 152, 255, -24})
@@ -55,9 +64,13 @@ def stage(only: Sequence[str]) -> None:
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / killer, target)
-    for file in sorted(ROOT.glob("tests/*.py")):
-        if file.name != "conftest.py":  # that one finds a Kafka, which nothing here needs
-            shutil.copy(file, STAGE / "tests")
+    for file in sorted([*ROOT.glob("tests/*.py"), *ROOT.glob("tests/unit/*/*.py")]):
+        # What several tests share; conftest.py finds a Kafka, which nothing here needs.
+        if file.name != "conftest.py" and not file.name.startswith("test_"):
+            target = STAGE / file.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, target)
+    (STAGE / "tests" / "conftest.py").write_text(CONFTEST, "utf-8")
     (STAGE / "pyproject.toml").write_text("\n".join(_configuration(only)) + "\n", "utf-8")
 
 
@@ -67,7 +80,7 @@ def _configuration(only: Sequence[str]) -> Iterator[str]:
     mutated = [
         file.relative_to(STAGE).as_posix()
         for core in CORE
-        for file in sorted((STAGE / "src" / core).glob("*.py"))
+        for file in sorted((STAGE / "src" / core).glob("[!_]*.py"))
         if not only or any(file.as_posix().endswith(name) for name in only)
     ]
     yield "[tool.pytest.ini_options]"
@@ -81,6 +94,7 @@ def _configuration(only: Sequence[str]) -> Iterator[str]:
     yield 'source_paths = ["src"]'
     yield f"only_mutate = {json.dumps(mutated)}"
     yield f"pytest_add_cli_args_test_selection = {json.dumps(KILLERS)}"
+    yield "timeout_multiplier = 8.0"  # of the time that the tests take alone, and a second more
     yield "use_git_change_detection = false"
 
 
@@ -94,16 +108,13 @@ def results() -> dict[str, int | None]:
 
 def judged(codes: dict[str, int | None]) -> tuple[list[str], float]:
     """Return the lines that tell the score, and the share of mutants that were noticed."""
-    counts: Counter[str] = Counter()
     by_module: dict[str, Counter[str]] = {}
     for name, code in codes.items():
-        fate = _fate(code)
-        counts[fate] += 1
-        by_module.setdefault(name.rpartition(".")[0], Counter())[fate] += 1
-    lines = [f"{module}: {_worded(some)}" for module, some in sorted(by_module.items())]
-    noticed = counts["killed"] + counts["timed out"]
-    share = noticed / counts.total() if counts else 0.0
-    return [*lines, f"{share:.1%} of {counts.total()} noticed: {_worded(counts)}"], share
+        module = name.partition(".x")[0]
+        by_module.setdefault(module, Counter())[_fate(code)] += 1
+    whole: Counter[str] = sum(by_module.values(), Counter())
+    lines = [f"{module}: {_worded(counts)}" for module, counts in sorted(by_module.items())]
+    return [*lines, f"in all: {_worded(whole)}"], _noticed(whole)
 
 
 def _fate(code: int | None) -> str:
@@ -114,15 +125,21 @@ def _fate(code: int | None) -> str:
     return {_SURVIVED: "survived", _UNTESTED: "no test"}.get(-1 if code is None else code, "other")
 
 
+def _noticed(counts: Counter[str]) -> float:
+    """Return the share of mutants that were noticed; a test that never ends notices as well."""
+    return (counts["killed"] + counts["timed out"]) / counts.total() if counts else 0.0
+
+
 def _worded(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {fate}" for fate, count in sorted(counts.items()))
+    fates = ", ".join(f"{count} {fate}" for fate, count in sorted(counts.items()))
+    return f"{_noticed(counts):.1%} of {counts.total()} noticed: {fates}"
 
 
 def run(only: Sequence[str]) -> int:
     """Run mutmut over a fresh copy; return the exit code."""
     stage(only)
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # noqa: TID251 - a command's own
-    command = [str(MUTMUT), "run", "--max-children", "1"]
+    command = [str(MUTMUT), "run", "--max-children", str(CHILDREN)]
     subprocess.run(command, cwd=STAGE, env=environment, check=True)
     lines, share = judged(results())
     print("\n".join(lines))

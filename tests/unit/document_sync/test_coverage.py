@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -11,32 +11,18 @@ from bitbylaw_common.runtime import Context
 from bitbylaw_document_sync.deps import Deps
 from bitbylaw_document_sync.domain.comparison import (
     Finding,
-    Held,
-    Listed,
     Orphan,
-    Shelf,
     Standing,
-    Survey,
-    judged,
-    orphans,
-    suspects,
 )
 from bitbylaw_document_sync.domain.coverage import (
     CoverageState,
     Gap,
     Handling,
     Known,
+    KnownOrphan,
     resolved,
     still_orphans,
 )
-from bitbylaw_document_sync.domain.model import (
-    DocumentBase,
-    Entry,
-    Indexing,
-    Retired,
-    UploadIntent,
-)
-from bitbylaw_document_sync.domain.naming import trace
 from bitbylaw_document_sync.domain.planner import Policy
 from bitbylaw_document_sync.steps import document_coverage_cron_step
 from unit.document_sync.fakes import DIGESTER, SETTLE
@@ -74,7 +60,10 @@ LONG_AGO = NOW - timedelta(days=3)
         (None, finding(), Known(waits=True), "waiting"),
         (None, finding(), Known(given_up=LONG_AGO), "given up"),
         (None, finding(modified=NOW), Known(given_up=LONG_AGO), "told"),
+        (None, finding(modified=NOW), Known(given_up=NOW), "given up"),
         (gap(), finding(), Known(), "told"),
+        (gap(ago=timedelta(minutes=14)), finding(), Known(), "told"),
+        (gap(ago=timedelta(minutes=13, seconds=59)), finding(), Known(), "quiet"),
         (gap(told=2), finding(), Known(), "quiet"),
         (gap(told=2), finding("b"), Known(), "told"),
         (gap(told=3, ago=timedelta(hours=1)), finding(), Known(), "told"),
@@ -104,6 +93,43 @@ def test_a_gap_keeps_its_age_while_it_looks_the_same() -> None:
     assert not other.overdue(NOW)
 
 
+@pytest.mark.parametrize(
+    ("handling", "ago", "overdue"),
+    [
+        ("told", QUARTER, True),
+        ("told", QUARTER - timedelta(seconds=1), False),
+        ("quiet", QUARTER, True),
+        ("waiting", QUARTER * 9, False),
+        ("given up", QUARTER * 9, False),
+    ],
+)
+def test_a_gap_is_an_alarm_once_nothing_else_stands_for_it_for_a_quarter_of_an_hour(
+    handling: Handling, ago: timedelta, overdue: bool
+) -> None:
+    assert gap(handling, ago=ago).overdue(NOW) is overdue
+
+
+def test_each_word_about_a_gap_is_counted_and_its_time_noted() -> None:
+    (first,) = resolved([], [finding()], {}, NOW).gaps
+    assert first == Gap(
+        document_id="d1", since=NOW, seen="a", told=1, told_at=NOW, rule="row 4", handling="told"
+    )
+    (again,) = resolved([first], [finding()], {}, NOW + QUARTER).gaps
+    assert again == first.model_copy(update={"told": 2, "told_at": NOW + QUARTER})
+    (left,) = resolved([again], [finding()], {"d1": Known(waits=True)}, NOW + QUARTER * 2).gaps
+    assert left == again.model_copy(update={"handling": "waiting"})
+
+
+def test_the_oldest_gap_comes_first_and_of_one_age_the_smaller_id() -> None:
+    findings = [Finding(f"d{n}", Standing.PENDING, "row 4", "new", "a") for n in (3, 2, 1)]
+    in_line = Finding("d0", Standing.IN_SYNC, "row 5", "already in line")
+    gaps = resolved([gap(ago=QUARTER * 3)], [in_line, *findings], {}, NOW).gaps
+    assert [one.document_id for one in gaps] == ["d1", "d2", "d3"]
+    old = gap(ago=QUARTER * 3).model_copy(update={"document_id": "d3"})
+    gaps = resolved([old], findings, {}, NOW).gaps
+    assert [one.document_id for one in gaps] == ["d3", "d1", "d2"]
+
+
 def test_what_is_in_line_again_is_no_gap_any_more() -> None:
     assert resolved([gap()], [], {}, NOW).gaps == ()
     conflict = Finding("d1", Standing.CONFLICT, "row 18", "a collection is gone")
@@ -122,116 +148,14 @@ def test_an_orphan_keeps_the_time_since_when_it_is_known() -> None:
     assert [one.since for one in later] == [NOW, NOW + QUARTER]
 
 
-# -- surveys ----------------------------------------------------------------------------------------
+def test_what_is_known_of_an_orphan_is_remembered() -> None:
+    (strayed,) = still_orphans((), [Orphan("f1", "c1", owned=True)], NOW)
+    (twin,) = still_orphans((), [Orphan("f2", "", twin_of="d1")], NOW)
+    assert strayed == KnownOrphan(file_id="f1", collection="c1", since=NOW, owned=True)
+    assert twin == KnownOrphan(file_id="f2", collection="", since=NOW, twin_of="d1")
 
 
-def base(**more: Any) -> DocumentBase:
-    given = {"file_id": "f1", "collections": ("c1",)} | more
-    return DocumentBase(key_id=DIGESTER.key_id, written_at=NOW, **given)
-
-
-def survey(one: DocumentBase | None, **more: Any) -> Survey:
-    given: dict[str, Any] = {
-        "wanted": {"d1": {"c1"}},
-        "members": {"c1": {"f1": Held("f1")}, "c2": {}},
-    }
-    return Survey(NOW, {} if one is None else {"d1": one}, **(given | more))
-
-
-INTENT = UploadIntent(since=NOW, attachment_id="a1", name="n", content="c", size=1)
-
-
-@pytest.mark.parametrize(
-    ("one", "more", "wanted"),
-    [
-        (base(), {}, False),
-        (None, {}, True),
-        (None, {"wanted": {}}, False),
-        (base(pending=INTENT), {}, True),
-        (base(retired=(Retired(file_id="f0", ours=True),)), {}, True),
-        (base(file_id=None), {}, True),
-        (base(file_id=None), {"wanted": {}}, False),
-        (base(), {"wanted": {}}, True),
-        (base(), {"wanted": {"d1": {"c1", "c2"}}}, True),
-        (base(), {"wanted": {}, "on_hold": {"d1": {"c1"}}}, False),
-        (base(), {"on_hold": {"d1": {"c2"}}}, False),
-        (base(), {"members": {"c1": {}, "c2": {}}}, True),
-        (base(), {"members": {"c1": {}, "c2": {}}, "blind": {"c1": "unreadable"}}, False),
-        (base(), {"members": {"c1": {"f1": Held("f1", indexing=Indexing.RUNNING)}}}, True),
-    ],
-)
-def test_the_lists_alone_show_who_must_be_judged(
-    one: DocumentBase | None, more: dict[str, Any], *, wanted: bool
-) -> None:
-    assert list(suspects(survey(one, **more))) == (["d1"] if wanted else [])
-
-
-def test_nothing_is_said_of_a_document_whose_links_could_not_be_read() -> None:
-    entry = Entry("d1", "a1", xai_id="f1", collections=frozenset(["c1"]))
-    seen = survey(base(), wanted={}, blind={"c1": "unreadable"})
-    assert judged(seen, "d1", Listed(entry, NOW), POLICY) is None
-
-
-def test_a_shelf_that_is_off_wants_nothing_and_one_on_hold_neither_takes_nor_gives() -> None:
-    seen = Survey(NOW)
-    for state in ("active", "on hold", "off"):
-        seen.put(Shelf("k", "CAIKnowledge", "dokumentes", f"c-{state}", state), ["d1"])
-    entry = seen.linked(Entry("d1", None))
-    assert (entry.wanted, entry.on_hold) == (frozenset(["c-active"]), frozenset(["c-on hold"]))
-
-
-def complete(**more: Any) -> Survey:
-    old = NOW - timedelta(days=1)
-    held = {
-        "f1": Held("f1", "Klage.pdf", 2, old),
-        "f2": Held("f2", "Klage.pdf", 2, old),
-        "f3": Held("f3", "Neu.pdf", 3, NOW - timedelta(minutes=59)),
-        "f4": Held("f4", "Alter unbekannt.pdf", 4, None),
-    }
-    given = {"files": held, "all_noted": True, "members": {"c1": {"f1": held["f1"]}}} | more
-    return survey(base(), **given)
-
-
-def found(seen: Survey) -> list[str]:
-    return [one.key for one in orphans(seen, POLICY, settle=timedelta(hours=1))]
-
-
-def test_a_file_that_nobody_names_is_an_orphan_once_its_age_is_known_and_enough() -> None:
-    assert found(complete()) == ["/f2"]
-    (twin,) = orphans(complete(), POLICY, settle=timedelta(hours=1))
-    assert twin.twin_of == "d1"
-
-
-def test_what_an_upload_under_way_may_have_become_is_no_orphan() -> None:
-    looks_like = DIGESTER.of(trace("Klage.pdf"))
-    intent = INTENT.model_copy(update={"name": looks_like, "size": 2})
-    under_way = complete()
-    under_way.bases = {**under_way.bases, "d2": base(file_id=None, pending=intent)}
-    assert found(under_way) == []
-
-
-def test_an_earlier_file_that_waits_to_be_cleared_away_is_no_orphan() -> None:
-    cleared = complete()
-    cleared.bases = {"d1": base(retired=(Retired(file_id="f2", ours=True),))}
-    assert found(cleared) == []
-
-
-def test_a_member_whose_document_is_linked_elsewhere_is_an_orphan_there_only() -> None:
-    held = Held("f1", "Klage.pdf", 2, NOW - timedelta(days=1))
-    strayed = complete(files={"f1": held}, members={"c1": {"f1": held}, "c2": {"f1": held}})
-    assert found(strayed) == ["c2/f1"]
-    blind = complete(
-        files={"f1": held},
-        members={"c1": {"f1": held}, "c2": {"f1": held}},
-        blind={"c2": "unreadable"},
-    )
-    assert found(blind) == []
-
-
-def test_orphans_are_told_from_complete_lists_only() -> None:
-    for lacking in ({"files": None}, {"all_noted": False}):
-        with pytest.raises(AssertionError):
-            orphans(complete(**lacking), POLICY, settle=timedelta(hours=1))
+# -- what operators see ----------------------------------------------------------------------------
 
 
 def test_what_could_not_be_read_is_counted_and_named() -> None:

@@ -1,10 +1,9 @@
-"""Names, kinds of file, and what people read about them."""
+"""Names and kinds of file."""
 
 import unicodedata
 
 import pytest
 
-from bitbylaw_document_sync.domain import texts
 from bitbylaw_document_sync.domain.filetypes import LARGEST_BYTES, Unfit, unfit
 from bitbylaw_document_sync.domain.naming import ending, trace
 
@@ -14,6 +13,7 @@ from bitbylaw_document_sync.domain.naming import ending, trace
     [
         ("Klage.pdf", "application/pdf", 1, None),
         ("Klage.PDF", "Application/PDF; x=y", LARGEST_BYTES, None),
+        ("Anlagen", "application/zip; charset=binary", 5, Unfit.UNSUPPORTED),
         ("Notiz", "text/plain", 5, None),
         ("Nachricht.eml", "message/rfc822", 5, None),
         ("Unbekannt.xyz", "application/octet-stream", None, None),
@@ -45,14 +45,3 @@ def test_a_name_leaves_the_same_trace_however_it_is_written() -> None:
 )
 def test_the_ending_is_what_follows_the_last_dot(name: str, expected: str) -> None:
     assert ending(name) == expected
-
-
-@pytest.mark.parametrize("why", Unfit)
-def test_people_read_what_happened_and_what_to_do(why: Unfit) -> None:
-    text = texts.not_uploaded(why, earlier=False)
-    assert "Bitte" in text
-    assert texts.not_uploaded(why, earlier=True).startswith(text)
-    assert "frühere" in texts.not_uploaded(why, earlier=True)
-    assert "413" in texts.refused(413)
-    assert "(" not in texts.refused(None)
-    assert "b, c" in texts.collections_missing(["c", "b"])

@@ -498,7 +498,7 @@ def _consistent(told: Entry | None, known: DocumentBase | None, seen: Found) -> 
     )
 
 
-@settings(max_examples=400)
+@settings(max_examples=4 * settings().max_examples)
 @given(told=st.none() | entries, known=bases, seen=worlds, size=st.sampled_from((0, 2)))
 def test_whatever_is_seen_new_is_attached_before_old_is_detached_and_notes_come_before_deletes(
     told: Entry | None, known: DocumentBase | None, seen: Found, size: int

@@ -26,7 +26,7 @@ from bitbylaw_document_sync.domain.model import (
     Word,
     WriteBack,
 )
-from bitbylaw_document_sync.domain.notices import Kind
+from bitbylaw_document_sync.domain.notices import CloseTask, Kind, Told
 from bitbylaw_document_sync.domain.planner import (
     INDEXING_PAUSES,
     LATEST_LOOK,
@@ -162,6 +162,42 @@ def test_nobody_waits_for_what_the_predecessor_left_and_the_record_tells_of() ->
         assert decided.ending is None
 
 
+def test_what_was_in_line_before_is_not_waited_for_again_but_its_failure_is_told() -> None:
+    told = entry(fresh=False, says=Word.SYNCED, words=frozenset({Word.SYNCED}))
+    running = planned(sight(base(indexing=None), *members(A=RUNNING, B=READY), told=told))
+    assert (running.actions, running.ending) == ((), None)
+    failed = planned(sight(base(indexing=None), *members(A=FAILED, B=READY), told=told))
+    assert noted(failed)[Noted.STATUS] is Word.FAILED
+
+
+@pytest.mark.parametrize("known", [None, base(indexing=None)])
+def test_a_record_that_is_to_be_told_something_waits_from_now_on(
+    known: DocumentBase | None,
+) -> None:
+    decided = planned(sight(known, *members(A=RUNNING, B=READY), after=MINUTE))
+    assert isinstance(decided.ending, Wait)
+    for left in (decided.before, decided.after):
+        assert left is not None
+        assert left.indexing == START + MINUTE
+
+
+@pytest.mark.parametrize(
+    ("told", "known"),
+    [
+        # it says so already, and that alone is what it waits to be told
+        (entry(words=frozenset({Word.INDEXING}), xai_id=None), base()),
+        # xAI tries again: what the record says of the failure stays until that is known
+        (entry(), base(obstacle=Obstacle(kind="indexing", content="c", since=START))),
+    ],
+)
+def test_a_record_that_waits_is_not_written_for_anything_else(
+    told: Entry, known: DocumentBase
+) -> None:
+    decided = planned(sight(known, *members(A=RUNNING, B=READY), told=told))
+    assert isinstance(decided.ending, Wait)
+    assert decided.actions == ()
+
+
 def test_while_the_new_file_cannot_be_found_the_old_one_stays_to_be_found() -> None:
     known = base(retired=(Retired(file_id="f0", ours=True),))
     both = Found(frozenset({"f0", "f1"})).with_members(
@@ -290,6 +326,37 @@ def test_a_person_s_reset_tries_at_once_and_counts_anew() -> None:
     assert decided.before.indexing == seen.now
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        entry(words=frozenset({Word.FAILED})),  # it still tells of the failure
+        entry(fresh=False),  # it cannot tell of one
+    ],
+)
+def test_a_record_that_was_not_set_back_is_not_tried_before_its_time(told: Entry) -> None:
+    decided = planned(sight(failed_before(1), *members(A=FAILED, B=READY), told=told, after=MINUTE))
+    assert outside(decided) == []
+    assert isinstance(decided.ending, Wait)
+
+
+@pytest.mark.parametrize(
+    ("md5", "known", "content"),
+    [
+        (None, base(), DIGESTER.of(M1)),
+        (md5_of(b"v2"), base(recorded=DIGESTER.of(md5_of(b"v2"))), DIGESTER.of(md5_of(b"v2"))),
+    ],
+)
+def test_a_failure_is_remembered_for_the_bytes_that_the_record_names_or_else_for_the_base_s(
+    md5: str | None, known: DocumentBase, content: str
+) -> None:
+    told = entry(md5=md5, synced_hash=md5 or M1)
+    facts = replace(FILE, md5=md5)
+    decided = planned(sight(known, *members(A=FAILED, B=READY), told=told, file=facts))
+    assert decided.after is not None
+    assert decided.after.obstacle is not None
+    assert decided.after.obstacle.content == content
+
+
 def test_other_bytes_forget_that_their_predecessors_could_not_be_indexed() -> None:
     other = Obstacle(kind="indexing", content=DIGESTER.of("other"), tries=3, since=START)
     decided = planned(sight(base(obstacle=other), *members(A=FAILED, B=READY), after=MINUTE))
@@ -387,6 +454,12 @@ def test_the_last_attempt_is_told_and_ends_nothing_itself() -> None:
     assert decided.after is not None
     assert decided.before.file_id == decided.after.file_id == "f1"
     assert [(t.kind, t.text) for t in decided.troubles] == [(Kind.GAVE_UP, message)]
+
+    still = known.model_copy(
+        update={"told": (Told(kind=Kind.COLLECTION_MISSING, means="task", since=START),)}
+    )
+    again = gave_up(replace(seen, base=still), POLICY, attempts=6)
+    assert not any(isinstance(action, CloseTask) for action in again.actions)
 
     gone = gave_up(replace(seen, entry=None), POLICY, attempts=6)
     assert gone == Plan("gave up", "attempt 6 was the last", known, (), known)

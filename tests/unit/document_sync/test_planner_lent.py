@@ -83,6 +83,89 @@ def test_a_deleted_record_is_not_forgotten_before_its_file_has_another_owner() -
     assert then.after is None
 
 
+def test_a_deleted_record_remembers_what_it_lent_and_where_it_lies() -> None:
+    theirs = Retired(file_id="f3", ours=False)
+    known = base(retired=(theirs, *OTHER_BYTES.retired, Retired(file_id="f4", ours=True)))
+    seen = found("f3 B", "f0 A", "f1 C", "f1 A", files=("f0", "f1", "f3", "f4"))
+    others = (COPY, Sharer("d2", "f3", frozenset("B")), Sharer("d3", "f4", frozenset()))
+    made = decided(sight(None, known, seen, sharers=others))
+    assert made.rule == "row 1: record gone"
+    assert made.reason == (
+        "the record is gone: its file leaves every collection "
+        "but where another record notes it as well"
+    )
+    assert made.actions == (Detach("f1", "A"), Detach("f1", "C"))
+    assert made.before == known
+    lent = tuple(
+        Retired(file_id=file, ours=ours, lent=True)
+        for file, ours in (("f0", True), ("f3", False), ("f4", True))
+    )
+    after = known.retiring(None).model_copy(update={"collections": ("A", "B"), "retired": lent})
+    assert made.after == after
+
+
+def test_a_deletion_that_is_put_off_for_a_copy_s_sake_is_remembered() -> None:
+    policy = Policy(DIGESTER, POLICY.settle, delete_files=True)
+    copy = Sharer("d2", "f1", frozenset())
+    made = decided(sight(None, base(), found("f1 A"), sharers=(copy,)), policy)
+    assert made.actions == (Detach("f1", "A"),)
+    assert made.after is not None
+    assert made.after.retired == (Retired(file_id="f1", ours=True, lent=True),)
+
+
+def test_an_earlier_file_in_a_collection_on_hold_is_kept_and_not_lent() -> None:
+    waiting = synced(on_hold=frozenset("B"))
+    made = decided(sight(waiting, OTHER_BYTES, found("f1 A", "f0 B", files=("f0", "f1"))))
+    assert made.actions == ()
+    assert made.after is not None
+    assert made.after.retired == OTHER_BYTES.retired
+
+
+def test_an_unlinked_document_tells_what_it_lent_from_what_is_on_hold() -> None:
+    files = ("f0", "f2", "f3", "f4")
+    known = base(retired=tuple(Retired(file_id=file, ours=False) for file in files))
+    unlinked = synced(wanted=frozenset(), on_hold=frozenset("B"))
+    seen = found("f0 A", "f2 B", "f3 A", "f1 A", "f2 A", files=("f0", "f1", "f2", "f3", "f4"))
+    others = (COPY, Sharer("d2", "f2", frozenset("A")))
+    made = decided(sight(unlinked, known, seen, sharers=others))
+    assert outside(made) == [Detach("f1", "A"), Detach("f3", "A")]
+    assert made.after is not None
+    assert made.after.retired == (
+        Retired(file_id="f0", ours=False, lent=True),
+        Retired(file_id="f2", ours=False),
+    )
+    assert made.after.collections == ("A",)
+
+
+def test_a_file_that_is_no_more_the_document_s_is_lent_with_whom_it_belongs_to() -> None:
+    policy = Policy(DIGESTER, POLICY.settle, delete_files=True)
+    copy = replace(COPY, file_id="f1", collections=frozenset())
+    unlinked = sight(synced(wanted=frozenset()), base(), found("f1 A"), sharers=(copy,))
+    made = decided(unlinked, policy)
+    assert outside(made) == [Detach("f1", "A")]
+    assert made.after is not None
+    assert made.after.file_id is None
+    assert made.after.retired == (Retired(file_id="f1", ours=True, lent=True),)
+    kept = decided(unlinked)
+    assert kept.after is not None
+    assert (kept.after.file_id, kept.after.retired) == ("f1", ())
+
+
+def test_only_what_is_really_taken_away_names_the_rule() -> None:
+    """What stays for another record's sake is no change, so nothing is told of it every night."""
+    both = found("f1 A", "f1 B", "f0 A", files=("f0", "f1"))
+    others = (COPY, Sharer("d2", "f1", frozenset("B")))
+    still = decided(sight(synced(), base(retired=(LENT,)), both, sharers=others))
+    assert (still.rule, still.actions) == ("row 5: in line", ())
+    left = decided(sight(synced(), base(retired=(LENT,)), both, sharers=(COPY,)))
+    assert (left.rule, left.actions[0]) == ("row 9: collections left", Detach("f1", "B"))
+    gone = decided(sight(synced(), base(retired=(LENT,)), both, sharers=others[1:]))
+    assert (gone.rule, outside(gone)) == (
+        "row 7: other bytes",
+        [Detach("f0", "A"), DeleteFile("f0")],
+    )
+
+
 @pytest.mark.parametrize("delete", [False, True], ids=["keep", "delete"])
 def test_an_unlinked_file_that_a_copy_notes_is_cleared_away_after_the_copy(delete: bool) -> None:
     policy = Policy(DIGESTER, POLICY.settle, delete_files=delete)

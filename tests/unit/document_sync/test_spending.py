@@ -1,5 +1,6 @@
 """What a plan costs of the brake's budgets, and what it can do without."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from bitbylaw_common.sync.brake import DELETE, DETACH, OVERWRITE, RECORD, UPLOAD
@@ -76,6 +77,37 @@ def test_without_its_deletes_a_plan_keeps_the_files_to_be_deleted_later() -> Non
 def test_a_plan_without_deletes_is_the_same_without_them() -> None:
     whole = doing(Detach("f1", "A"))
     assert without_deletes(whole) == whole
+    forgetting = replace(whole, after=None)
+    assert without_deletes(forgetting) == forgetting
+
+
+def test_the_document_keeps_its_file_where_only_an_earlier_one_s_deletion_is_put_off() -> None:
+    others = (Retired(file_id="f8", ours=True), Retired(file_id="f0", ours=True))
+    after = BASE.model_copy(update={"retired": others, "collections": ("B",)})
+    kept = without_deletes(replace(doing(DeleteFile("f0")), after=after))
+    assert kept.after == after
+    assert kept.actions == ()
+
+
+def test_a_file_whose_deletion_is_put_off_is_not_the_document_s_any_more() -> None:
+    kept = without_deletes(doing(DeleteFile("f1")))
+    assert kept.after == BASE.model_copy(
+        update={
+            "file_id": None,
+            "ours": False,
+            "content": None,
+            "retired": (Retired(file_id="f1", ours=True),),
+        }
+    )
+
+
+def test_of_a_record_that_is_gone_only_the_files_still_to_be_deleted_are_remembered() -> None:
+    known = BASE.model_copy(update={"retired": (Retired(file_id="f0", ours=True),)})
+    whole = replace(doing(Detach("f1", "A"), DeleteFile("f0")), before=known, after=None)
+    kept = without_deletes(whole)
+    assert kept.after == DocumentBase(
+        key_id=KEY, written_at=START, retired=(Retired(file_id="f0", ours=True),)
+    )
 
 
 def test_what_was_put_off_for_a_record_that_is_gone_is_all_that_is_left_to_do() -> None:

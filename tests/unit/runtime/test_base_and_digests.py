@@ -1,6 +1,6 @@
 """Digests and the base: compare with what was without keeping what it was."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -16,9 +16,10 @@ TEXTS = st.text(max_size=20)
 
 
 class PartyBase(BaseState):
-    """A base with a field of its service."""
+    """A base with fields of its service."""
 
     name: str
+    rank: int | None = None
 
 
 def test_equal_texts_have_equal_digests_and_others_do_not() -> None:
@@ -65,6 +66,18 @@ def test_a_base_comes_back_from_its_bytes_as_it_was() -> None:
     assert PartyBase.from_bytes(written.to_bytes()) == written
 
 
+def test_a_field_without_a_value_takes_no_room_in_the_bytes() -> None:
+    assert b"rank" not in base().to_bytes()
+    assert b"rank" in base(rank=7).to_bytes()
+
+
+def test_when_and_by_which_run_a_base_was_written_is_not_what_it_says() -> None:
+    later = base(written_at=WRITTEN + timedelta(days=1), written_by="run-2")
+    assert base(written_by="run-1").says_the_same_as(later)
+    assert not base().says_the_same_as(base(name="d2"))
+    assert not base().says_the_same_as(None)
+
+
 def test_digests_of_another_key_or_normaliser_are_not_compared() -> None:
     assert base().comparable(DIGESTER.key_id)
     assert not base().comparable("00000000")
@@ -72,7 +85,7 @@ def test_digests_of_another_key_or_normaliser_are_not_compared() -> None:
 
 
 def test_a_field_that_nobody_knows_is_passed_over() -> None:
-    newer = base().to_bytes().replace(b"{", b'{"rank":7,', 1)
+    newer = base().to_bytes().replace(b"{", b'{"weight":7,', 1)
     assert PartyBase.from_bytes(newer) == base()
 
 

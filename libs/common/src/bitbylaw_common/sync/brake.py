@@ -150,7 +150,7 @@ def held_back(reason: str) -> dict[str, int]:
     found = _HELD.match(reason)
     if found is None:
         return {}
-    pairs = (part.rsplit(" ", 1) for part in found[1].split(", "))
+    pairs = (part.split() for part in found[1].split(", "))
     return {kind: int(count) for kind, count in pairs}
 
 

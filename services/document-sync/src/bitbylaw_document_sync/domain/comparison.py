@@ -401,7 +401,7 @@ def orphans(survey: Survey, policy: Policy, *, settle: timedelta) -> tuple[Orpha
     owners = _owners(survey)
     young = survey.now - settle
     pending = [base.pending for base in survey.bases.values() if base.pending is not None]
-    twins = _by_look(survey, owners)
+    twins = _by_look(survey)
 
     def settled(held: Held) -> bool:
         if held.created_at is None or held.created_at > young:
@@ -452,9 +452,7 @@ def _owners(survey: Survey) -> dict[str, frozenset[str]]:
     return owners
 
 
-def _by_look(
-    survey: Survey, owners: Mapping[str, frozenset[str]]
-) -> dict[tuple[str, int | None], str]:
+def _by_look(survey: Survey) -> dict[tuple[str, int | None], str]:
     """Return a document for each name and size that an owned file has."""
     documents = {
         file: document for document, base in survey.bases.items() for file in _files(None, base)
@@ -462,5 +460,5 @@ def _by_look(
     return {
         (trace(held.name), held.size): documents[file]
         for file, held in (survey.files or {}).items()
-        if file in owners and file in documents
+        if file in documents
     }

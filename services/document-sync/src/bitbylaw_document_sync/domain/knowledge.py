@@ -339,9 +339,7 @@ def _base(sight: KnowledgeSight, policy: KnowledgePolicy) -> KnowledgeState:
     base = sight.base
     if base is None:
         return KnowledgeState(key_id=policy.key_id, written_at=sight.now)
-    return (
-        base if base.key_id == policy.key_id else base.model_copy(update={"key_id": policy.key_id})
-    )
+    return base.model_copy(update={"key_id": policy.key_id})
 
 
 # new -----------------------------------------------------------------------------------------------
@@ -498,9 +496,8 @@ _PROGRESS: Mapping[str, Progress] = {
 
 def _links(linked: Linked, states: Mapping[str, Progress], now: datetime) -> Iterator[NoteLink]:
     for document in linked.documents:
-        row, state = linked.rows.get(document.id), states[document.id]
-        values = () if row is None else _differing(row, document, state, now)
-        if row is not None and values:
+        row = linked.rows.get(document.id)
+        if row is not None and (values := _differing(row, document, states[document.id], now)):
             yield NoteLink(row, values)
 
 
@@ -615,13 +612,11 @@ def _told(
     sight: KnowledgeSight,
     policy: KnowledgePolicy,
 ) -> KnowledgePlan:
+    """Return the plan with what it tells; its troubles are tasks, which nothing is written ahead of."""
     told = () if sight.base is None else sight.base.told
     news = telling(troubles, told, knowledge.assigned_to or policy.notify, sight.now)
     return replace(
         made,
-        before=None
-        if made.before is None
-        else made.before.model_copy(update={"told": news.before}),
         actions=(*news.notify, *made.actions, *news.close),
         after=None if made.after is None else made.after.model_copy(update={"told": news.after}),
     )

@@ -938,7 +938,7 @@ class _Case:
             ours = any(r.ours for r in base.retired if r.file_id == file)
             base = base.retiring(file)
         retired = tuple(r for r in base.retired if r.file_id != file)
-        current = base.file_id == file and self._knows_content(base)
+        current = self._knows_content(base)
         if current and not self._unchanged_since(base):
             # The earlier version of a file that cannot be uploaded: the base goes on telling of it.
             return base.model_copy(update={"retired": retired})
@@ -949,7 +949,6 @@ class _Case:
             known = self._digest(self.md5)
         return base.model_copy(
             update={
-                "file_id": file,
                 "ours": ours,
                 "attachment_id": entry.attachment_id if known else None,
                 "content": known,

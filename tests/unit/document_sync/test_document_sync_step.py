@@ -6,7 +6,10 @@ import pytest
 
 from bitbylaw_common.errors import Invalid, RateLimited, Transient
 from bitbylaw_common.outcomes import Done, Rejected, Retry, Skipped, Wait
-from bitbylaw_document_sync.domain.model import DocumentBase
+from bitbylaw_common.runtime.context import Context
+from bitbylaw_document_sync.deps import Deps
+from bitbylaw_document_sync.domain.model import DocumentBase, Plan, Sight
+from bitbylaw_document_sync.steps import document_sync_event_step
 from unit.document_sync.fakes import Bench, Died, md5_of
 
 
@@ -524,3 +527,20 @@ async def test_a_file_that_another_document_of_this_process_has_is_not_taken(
     await bench.settle("d2")
     assert bench.crm.rows["d1"].xai_id != bench.crm.rows["d2"].xai_id
     assert len(bench.xai.uploads) == 2
+
+
+async def test_a_plan_without_an_end_is_a_bug_and_no_run_without_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = 0
+
+    async def never_done(sight: Sight, ctx: Context[Deps]) -> tuple[Plan, Sight]:
+        nonlocal rounds
+        rounds += 1
+        return Plan("row 0: again", "there is always more", sight.base, (), more=True), sight
+
+    monkeypatch.setattr(document_sync_event_step, "decided", never_done)
+    bench.crm.add("d1", b"Klage", "akte-1")
+    with pytest.raises(AssertionError, match="no end: row 0: again"):
+        await bench.run("d1", "create")
+    assert rounds <= 50

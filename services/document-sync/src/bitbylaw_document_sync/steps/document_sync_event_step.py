@@ -36,6 +36,9 @@ from bitbylaw_document_sync.executor import Stale, decided, execute, look, looke
 _LOOKS_AT_MOST = 3
 """A record that changes this often while it is worked on is looked at again later."""
 
+_PARTS_AT_MOST = 20
+"""The longest plan has a handful of parts; one without an end would be a mistake of the planner's."""
+
 _UNNEEDED = frozenset({Noted.MESSAGE})
 
 
@@ -91,7 +94,7 @@ async def _brought_in_line(
 ) -> Outcome | Stale:
     done: list[Action] = []
     rule, reasons = "", []
-    while True:
+    for _ in range(_PARTS_AT_MOST):
         wanted, sight = await decided(sight, ctx)
         rule = rule or wanted.rule
         reasons.append(wanted.reason)
@@ -114,6 +117,8 @@ async def _brought_in_line(
         if held is not None or (result is None and not to_do.more):
             break
         sight = await _seen_since(result, to_do, sight, ctx, book)
+    else:
+        raise AssertionError(f"the plan for a document has no end: {rule}")
     if held is not None:
         return held.wait()
     return to_do.ending or (Done(_summary(done)) if done else Skipped(reasons[-1]))

@@ -571,8 +571,8 @@ class _Sending:
         self, body: "bytes | _Stream | None", token: Token, *, last: bool
     ) -> tuple[Request, Answer]:
         request = self._call.request(await self._tokens.api(), token, body)
-        sending = self._transport.send(request)
         try:
+            sending = self._transport.send(request)
             response = await sending.__aenter__()
         except Transient:
             self._tokens.doubt()

@@ -128,8 +128,8 @@ class _Guarded:
     async def __aenter__(self) -> Response:
         await self._guard.admit(self._circuit, self._request)
         self._begun = self._circuit.begin()
-        self._sending = self._guard.inner.send(self._request)
         try:
+            self._sending = self._guard.inner.send(self._request)
             self._response = await self._sending.__aenter__()
         except OutsideError as lost:
             self._learn(lost, None)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +27,7 @@ BYTES_WAITING = 64 * MIB
 CONNECT_PAUSE_SECONDS = 1.0
 
 READ_SECONDS = 60.0
+CLOSE_SECONDS = 5.0
 """Reading to the end gives up after this long without a record."""
 
 
@@ -259,7 +261,7 @@ class KafkaLog:
                 f"could not read {len(starts)} partitions to their ends: {type(down).__name__}"
             ) from down
         finally:
-            await consumer.stop()
+            await _stopped(consumer)
 
     async def follow(self, starts: Mapping[tuple[str, int], int]) -> AsyncIterator[Record]:
         """Yield from `starts` on, and go on with what is appended, until the caller stops.
@@ -291,7 +293,7 @@ class KafkaLog:
         except (KafkaError, OSError) as down:
             raise LogUnavailableError(f"following broke off: {type(down).__name__}") from down
         finally:
-            await consumer.stop()
+            await _stopped(consumer)
 
     def _reader(self) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
@@ -302,6 +304,13 @@ class KafkaLog:
             isolation_level="read_committed",
             max_partition_fetch_bytes=4 * MIB,
         )
+
+
+async def _stopped(consumer: AIOKafkaConsumer) -> None:
+    """Close a reader; whoever ends by Ctrl-C does not wait for it for ever."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await consumer.stop()
 
 
 def _weight(record: Outgoing) -> int:

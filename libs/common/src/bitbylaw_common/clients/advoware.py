@@ -108,6 +108,7 @@ class Answer:
     """The answer to `Advoware.call`, on its way; lives inside its `async with`.
 
     Attributes:
+        request: as it went; its headers hold the token.
         status: the HTTP status, whichever it is.
         headers: the headers; names compare without case.
     """
@@ -115,7 +116,7 @@ class Answer:
     def __init__(self, request: Request, response: Response) -> None:
         self.status = response.status
         self.headers = response.headers
-        self._request = request
+        self.request = request
         self._rest = response.chunks()
         self._head: list[bytes] = []
         self._ended = False
@@ -159,7 +160,7 @@ class Answer:
         async for chunk in self.chunks():
             body += chunk
             if len(body) > limit:
-                raise _unread(self._request, self.status, f"it is larger than {limit} bytes")
+                raise _unread(self, f"it is larger than {limit} bytes")
         return bytes(body)
 
 
@@ -239,7 +240,7 @@ class Advoware:
             idempotent=method == "GET",
             length=next((v for n, v in given.items() if n.lower() == "content-length"), ""),
         )
-        return _Answering(self._sent(call, body))
+        return self._sent(call, body)
 
     # ---- Beteiligte
 
@@ -391,14 +392,14 @@ class Advoware:
             OutsideError: where `ambiguous`, look for it before creating it again.
         """
         call = self._call("create_termin", "POST", "Termine")
-        async with self._sent(call, _json(values)) as (request, answer):
-            value = await self._judged(request, answer)
+        async with self._sent(call, _json(values)) as answer:
+            value = await self._judged(answer)
             if isinstance(value, int) and not isinstance(value, bool):
                 return value
             found = _first(value)
             number = found.get("frNr") if found is not None else None
             if not isinstance(number, int):
-                raise _unread(request, answer.status, "it holds no frNr")
+                raise _unread(answer, "it holds no frNr")
             return number
 
     async def update_termin(self, frnr: int, record: Mapping[str, Any]) -> Record | None:
@@ -425,8 +426,8 @@ class Advoware:
         """
         call = self._termin("delete_termin", "DELETE", frnr)
         try:
-            async with self._sent(call, None) as (request, answer):
-                await self._judged(request, answer)
+            async with self._sent(call, None) as answer:
+                await self._judged(answer)
         except NotFound:
             return False
         return True
@@ -464,24 +465,24 @@ class Advoware:
         return self._call(operation, method, "Termine", {"frnr": str(frnr)})
 
     async def _one(self, call: "_Call", key: str, number: int) -> Record:
-        async with self._sent(call, None) as (request, answer):
-            rows = _rows(request, answer, await self._judged(request, answer))
+        async with self._sent(call, None) as answer:
+            rows = _rows(answer, await self._judged(answer))
             if not rows:
                 raise NotFound(SYSTEM, call.operation, status=answer.status, detail="nothing came")
             for row in rows:
                 if str(row.get(key, number if len(rows) == 1 else "")) == str(number):
                     return row
-            raise _unread(request, answer.status, f"it is about another {key} than the one asked")
+            raise _unread(answer, f"it is about another {key} than the one asked")
 
     async def _many(self, call: "_Call") -> tuple[Record, ...]:
-        async with self._sent(call, None) as (request, answer):
-            return _rows(request, answer, await self._judged(request, answer))
+        async with self._sent(call, None) as answer:
+            return _rows(answer, await self._judged(answer))
 
     async def _created(self, call: "_Call", values: Mapping[str, Any]) -> Record:
-        async with self._sent(call, _json(values)) as (request, answer):
-            found = _first(await self._judged(request, answer))
+        async with self._sent(call, _json(values)) as answer:
+            found = _first(await self._judged(answer))
             if found is None:
-                raise _unread(request, answer.status, "it holds no record")
+                raise _unread(answer, "it holds no record")
             return found
 
     async def _updated(
@@ -496,8 +497,8 @@ class Advoware:
         # a second write with the same version is refused, so it covers nobody's change
         call = replace(call, idempotent=bool(version))
         try:
-            async with self._sent(call, _json(values)) as (request, answer):
-                return _first(await self._judged(request, answer))
+            async with self._sent(call, _json(values)) as answer:
+                return _first(await self._judged(answer))
         except (Invalid, Transient) as refused:
             if not version or refused.status not in (400, 500):
                 raise
@@ -510,14 +511,14 @@ class Advoware:
             raise _modified(call.operation, refused.status) from None
 
     def _sent(self, call: "_Call", body: Body) -> "_Sending":
-        """Return a block with the request as it went, and its answer.
+        """Return a block that has the answer.
 
         Raises:
             OutsideError: no answer came, or it is about the login or the firm's server.
         """
         return _Sending(self._transport, self._tokens, call, body)
 
-    async def _judged(self, request: Request, answer: Answer) -> Any:
+    async def _judged(self, answer: Answer) -> Any:
         """Return the JSON of an answer that says that it was done; None where it is empty.
 
         Raises:
@@ -525,11 +526,11 @@ class Advoware:
         """
         if answer.status >= 300:
             patience = retry_after(answer.headers, self._clock.now())
-            raise _error(request, answer.status, await answer.peek(_WORDS_BYTES), patience)
+            raise _error(answer, await answer.peek(_WORDS_BYTES), patience)
         body = (await answer.read()).strip()
         value = parsed(body)
         if value is None and body not in (b"", b"null"):
-            raise _unread(request, answer.status, "it is no JSON")
+            raise _unread(answer, "it is no JSON")
         return value
 
 
@@ -551,7 +552,7 @@ class _Sending:
         self._call = call
         self._body = body
 
-    async def __aenter__(self) -> tuple[Request, Answer]:
+    async def __aenter__(self) -> Answer:
         call, body = self._call, await _held(self._body)
         token = await self._tokens.current(compared=isinstance(body, _Stream))
         try:
@@ -567,9 +568,7 @@ class _Sending:
             )
         return await self._tried(body, token, last=True)
 
-    async def _tried(
-        self, body: "bytes | _Stream | None", token: Token, *, last: bool
-    ) -> tuple[Request, Answer]:
+    async def _tried(self, body: "bytes | _Stream | None", token: Token, *, last: bool) -> Answer:
         request = self._call.request(await self._tokens.api(), token, body)
         try:
             sending = self._transport.send(request)
@@ -579,32 +578,11 @@ class _Sending:
             raise
         answer = Answer(request, response)
         try:
-            await _admit(request, answer, last=last)
+            await _admit(answer, last=last)
         except BaseException as refused:
             await sending.__aexit__(type(refused), refused, refused.__traceback__)
             raise
         self._sending = sending
-        return request, answer
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._sending.__aexit__(kind, error, trace)
-
-
-class _Answering:
-    """The same block with the answer alone."""
-
-    __slots__ = ("_sending",)
-
-    def __init__(self, sending: _Sending) -> None:
-        self._sending = sending
-
-    async def __aenter__(self) -> Answer:
-        _, answer = await self._sending.__aenter__()
         return answer
 
     async def __aexit__(
@@ -616,7 +594,7 @@ class _Answering:
         await self._sending.__aexit__(kind, error, trace)
 
 
-async def _admit(request: Request, answer: Answer, *, last: bool) -> None:
+async def _admit(answer: Answer, *, last: bool) -> None:
     """Return when the answer is one to the call itself, not one about the way there.
 
     Raises:
@@ -628,12 +606,12 @@ async def _admit(request: Request, answer: Answer, *, last: bool) -> None:
     known = await _way_there(answer)
     if known is not None:
         kind = Unauthorized if known.lasting else Transient
-        raise kind(SYSTEM, request.operation, status=status, detail=known.words)
+        raise kind(SYSTEM, answer.request.operation, status=status, detail=known.words)
     if status == HTTPStatus.UNAUTHORIZED:
         if not last:
-            raise _TokenRefused(SYSTEM, request.operation, status=status)
+            raise _TokenRefused(SYSTEM, answer.request.operation, status=status)
         raise Unauthorized(
-            SYSTEM, request.operation, status=status, detail="a new token is not accepted"
+            SYSTEM, answer.request.operation, status=status, detail="a new token is not accepted"
         )
 
 
@@ -784,8 +762,9 @@ def _is_message(value: Any) -> bool:
     return isinstance(value, dict) and {str(name).lower() for name in value} <= _MESSAGE
 
 
-def _error(request: Request, status: int, body: bytes, patience: timedelta | None) -> OutsideError:
+def _error(answer: Answer, body: bytes, patience: timedelta | None) -> OutsideError:
     """Return the error that an answer without success means; never with Advoware's own sentence."""
+    request, status = answer.request, answer.status
     names = (SYSTEM, request.operation)
     if status in (HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED):
         return _modified(request.operation, status)
@@ -796,7 +775,7 @@ def _error(request: Request, status: int, body: bytes, patience: timedelta | Non
     if status >= 500 or status == HTTPStatus.REQUEST_TIMEOUT:
         return Transient(*names, status=status, ambiguous=is_ambiguous(request))
     if status < 400:
-        return _unread(request, status, "another server seems to answer at this address")
+        return _unread(answer, "another server seems to answer at this address")
     return Invalid(*names, status=status, detail=_fields(parsed(body)))
 
 
@@ -811,7 +790,7 @@ def _fields(body: Any) -> str:
     return f"refused: {', '.join(names[:5])}" if names else ""
 
 
-def _rows(request: Request, answer: Answer, value: Any) -> tuple[Record, ...]:
+def _rows(answer: Answer, value: Any) -> tuple[Record, ...]:
     """Return the records of a list, in whichever form it comes.
 
     Raises:
@@ -822,7 +801,7 @@ def _rows(request: Request, answer: Answer, value: Any) -> tuple[Record, ...]:
         value = value if data is value else _plain(data)
     rows = [] if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(row, dict) for row in rows):
-        raise _unread(request, answer.status, "it is no list of records")
+        raise _unread(answer, "it is no list of records")
     return tuple(Record(row) for row in rows)
 
 
@@ -836,13 +815,13 @@ def _by_id(rows: Iterable[Record], number: int) -> Record:
     return next((row for row in rows if row.get("id") == number), Record({}))
 
 
-def _unread(request: Request, status: int, why: str) -> Transient:
+def _unread(answer: Answer, why: str) -> Transient:
     return Transient(
         SYSTEM,
-        request.operation,
-        status=status,
+        answer.request.operation,
+        status=answer.status,
         detail=f"the answer is of no use: {why}",
-        ambiguous=is_ambiguous(request),
+        ambiguous=is_ambiguous(answer.request),
     )
 
 

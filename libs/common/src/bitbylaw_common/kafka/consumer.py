@@ -262,16 +262,13 @@ class GroupConsumer:
         """Whether the group gives out its partitions anew, so that nothing can be fetched."""
         return not self._listener.settled or not self._consumer.assignment()
 
-    async def behind(self, held: AbstractSet[Place], *, seconds: float) -> dict[Place, int]:
-        """Return the places that hold more than was fetched, and where they are.
-
-        Args:
-            held: places that need not be read on now.
+    async def behind(self, seconds: float) -> dict[Place, int]:
+        """Return the places that hold more than was fetched, held back or not, and where they are.
 
         Raises:
             LogUnavailableError: the broker does not say within `seconds`.
         """
-        places = frozenset(self._consumer.assignment()) - held
+        places = frozenset(self._consumer.assignment())
         if not places:
             return {}
         try:

@@ -264,23 +264,24 @@ def _not_shared(detaches: Iterable[Detach], sight: Sight) -> list[Detach]:
     return [detach for detach in detaches if (detach.file_id, detach.collection) not in used]
 
 
+def _staying(detaches: Iterable[Detach], sight: Sight) -> list[Detach]:
+    asked = list(detaches)
+    gone = _not_shared(asked, sight)
+    return [detach for detach in asked if detach not in gone]
+
+
 def _lent(detaches: Iterable[Detach], sight: Sight) -> set[str]:
     """Return where a file stays for another record's sake; it is looked for there again.
 
     Two records with one file may leave a collection at the same time, and each sees the other.
     """
-    asked = list(detaches)
-    gone = _not_shared(asked, sight)
-    return {detach.collection for detach in asked if detach not in gone}
+    return {detach.collection for detach in _staying(detaches, sight)}
 
 
 def _lent_files(detaches: Iterable[Detach], doomed: Iterable[str], sight: Sight) -> set[str]:
     """Return the files that stay for another record's sake, in a collection or at all."""
-    asked = list(detaches)
-    gone = _not_shared(asked, sight)
-    return {detach.file_id for detach in asked if detach not in gone} | {
-        file for file in doomed if _shared(file, sight)
-    }
+    shared = {file for file in doomed if _shared(file, sight)}
+    return shared | {detach.file_id for detach in _staying(detaches, sight)}
 
 
 # -- the record is there --------------------------------------------------------------------------

@@ -226,9 +226,7 @@ class KafkaHost(Generic[D]):
             await self._clock.sleep(WATCH_SECONDS)
             now = self._clock.monotonic()
             try:
-                held = self.worker.held_back()
-                ask = not self._consumer.rebalancing
-                found = await self._consumer.behind(held, seconds=5) if ask else {}
+                found = {} if self._consumer.rebalancing else await self._consumer.behind(5)
             except LogUnavailableError:
                 found = {}
             held = self.worker.held_back()

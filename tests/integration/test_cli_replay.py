@@ -184,6 +184,19 @@ async def _replays(site: Site) -> list[ReplayStand]:
     return list(ReplayList.model_validate_json(answer.stdout, strict=True).replays)
 
 
+async def _answered(site: Site, replay_id: str, count: int) -> ReplayStand:
+    """Wait until the journal tells of `count` runs of the replay, and return its stand."""
+
+    async def stand() -> ReplayStand:
+        return next(one for one in await _replays(site) if one.replay_id == replay_id)
+
+    async def all_told() -> bool:
+        return (await stand()).done == count
+
+    await eventually(all_told)
+    return await stand()
+
+
 async def _sending(site: Site) -> bool:
     return any(one.state == "sending" for one in await _replays(site))
 
@@ -210,7 +223,8 @@ async def test_a_replay_reaches_the_one_service_in_order_and_moves_no_offset(sit
         assert [run for run in site.seen.runs if run[0] == name] == wanted
     assert await site.group() == before
 
-    stand = next(one for one in await _replays(site) if one.replay_id == sent.replay_id)
+    # a run is told of after it ended
+    stand = await _answered(site, sent.replay_id, 60)
     assert (stand.sent, stand.done, stand.state) == (60, 60, "done")
     assert stand.outcomes == {"done": 60}
 
@@ -293,12 +307,7 @@ async def test_what_a_cancelled_replay_asked_for_is_skipped(site: Site) -> None:
     assert off.exit_code == Exit.OK, off.stderr
     await until(lambda: site.heard_off(replay_id))
     site.seen.gate.set()
-
-    async def answered() -> bool:
-        return next(one for one in await _replays(site) if one.replay_id == replay_id).done == 8
-
-    await eventually(answered)
-    stand = next(one for one in await _replays(site) if one.replay_id == replay_id)
+    stand = await _answered(site, replay_id, 8)
     assert (stand.state, stand.outcomes) == ("cancelled", {"done": 1, "skipped": 7})
     assert [run for run in site.seen.runs if run[0] == "k1"] == [("k1", "n0")]
 

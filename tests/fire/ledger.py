@@ -129,6 +129,7 @@ class History:
         ended, well: by step and key, the numbers with a run that ended by itself, and well.
         last_well: by step and key, when the last run that ended well began, in unix seconds.
         unfinished: keys whose last run to end did not end well, with its outcome.
+        deaths: by process, when its end was confirmed, in unix seconds.
     """
 
     one_by_one: frozenset[str] = frozenset()
@@ -140,6 +141,7 @@ class History:
     ended: dict[tuple[str, str], set[int]] = field(default_factory=lambda: defaultdict(set))
     last_well: dict[tuple[str, str], float] = field(default_factory=dict)
     unfinished: dict[tuple[str, str], str] = field(default_factory=dict)
+    deaths: dict[int, float] = field(default_factory=dict)
     _seen: dict[tuple[str, str], set[int]] = field(default_factory=lambda: defaultdict(set))
     _open: dict[tuple[str, str], dict[str, SeenRun]] = field(
         default_factory=lambda: defaultdict(dict)
@@ -231,6 +233,7 @@ class History:
             self.unfinished[place] = fact.word
 
     def _died(self, fact: Fact) -> None:
+        self.deaths[fact.pid] = fact.at
         for run in self.open_runs(fact.pid):
             run.outcome = "killed"
             self._open[run.step, run.key].pop(run.run)

@@ -7,7 +7,6 @@ import signal
 import sys
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,10 @@ from bitbylaw_common.runtime.schedule import ScheduleEntry
 from bitbylaw_common.topics import Topic
 from bitbylaw_devstack import Stack, last_lines
 from fire.commits import GroupNotes, notes_of
-from fire.ledger import History, Ledger, SeenRun
+from fire.ledger import History, Ledger
+from fire.repeats import Repeats, judged
 from fire.service import Setup, ThingChanged, Topics, fire, topics_of
 from system import Service
-
-COMMIT_MARGIN_SECONDS = 5.0
-"""From an outcome in the journal to a commit that carries it: a commit goes each half second, but
-the process may learn that Kafka took the journal only just before it would give it up, at 4 s."""
-
-OUTAGE_MARGIN_SECONDS = 20.0
-"""After an outage of the broker: give up after 4 s, pause up to 5 s, connect, write again."""
 
 SESSION_SECONDS = 6.0
 """The shortest that a service takes."""
@@ -120,37 +113,6 @@ class Member(Service):
     def said(self, event: str) -> list[dict[str, Any]]:
         """Return its log lines of this event."""
         return [line for line in self.lines() if line["event"] == event]
-
-
-@dataclass(frozen=True, slots=True)
-class Repeats:
-    """Runs that were made again, by why.
-
-    Attributes:
-        unfinished: the earlier run's outcome was never acknowledged.
-        uncommitted: it was, but no commit could have carried it yet.
-        covered: the commit before the repeat covers the record.
-        forgotten: the outcome was acknowledged well before a commit that leaves it out.
-        restarted: a failed attempt that its own process made once more instead of the next one.
-    """
-
-    unfinished: int
-    uncommitted: int
-    covered: tuple[str, ...]
-    forgotten: tuple[str, ...]
-    restarted: tuple[str, ...]
-
-    @property
-    def wrong(self) -> tuple[str, ...]:
-        """Those that should not be."""
-        return self.covered + self.forgotten + self.restarted
-
-    def __str__(self) -> str:
-        return (
-            f"{self.unfinished} unfinished, {self.uncommitted} finished since the last commit, "
-            f"{len(self.covered)} in spite of their commit, {len(self.forgotten)} left out of one, "
-            f"{len(self.restarted)} instead of the next attempt"
-        )
 
 
 class Scene:
@@ -382,17 +344,6 @@ class Scene:
         """Return the clock of the machine, which is the broker's too, in seconds."""
         return self._clock.now().timestamp()
 
-    def _learnt(self, stored: float) -> float:
-        """Return when a process learnt at the latest that Kafka has a record stored at `stored`.
-
-        What is stored while the broker goes away may be acknowledged to nobody: the process writes
-        it again once the broker is back, after the pauses of its producer.
-        """
-        for down, back in self.outages:
-            if down - 1 <= stored <= back + 1:
-                return back + OUTAGE_MARGIN_SECONDS
-        return stored
-
     async def waiting(self) -> list[ScheduleEntry]:
         """Return what lies in the schedule topic, ticks apart."""
         latest: dict[bytes | None, bytes | None] = {}
@@ -421,34 +372,8 @@ class Scene:
         stored, notes = await self.journalled(), await self.notes()
         assert stored, "the journal is empty: nothing could be judged"
         assert notes.commits, "the broker kept no commit: nothing could be judged"
-        unfinished = uncommitted = 0
-        covered: list[str] = []
-        forgotten: list[str] = []
-        restarted: list[str] = []
-        for earlier, later in self.history.repeats():
-            position = self.published[later.step, later.key][later.number]
-            commit = notes.last_before(position.topic, position.partition, later.began)
-            ended = stored.get(earlier.run)
-            if ended is not None and earlier.outcome == "retry" and earlier.pid == later.pid:
-                restarted.append(_told(earlier, later, position, "its retry was recorded"))
-            elif commit is not None and later.attempt == 1 and commit.offset > position.offset:
-                covered.append(_told(earlier, later, position, f"commit {commit}"))
-            elif ended is None:
-                unfinished += 1
-            elif commit is None or commit.at < self._learnt(ended) + COMMIT_MARGIN_SECONDS:
-                uncommitted += 1
-            else:
-                forgotten.append(_told(earlier, later, position, f"ended {ended:.3f}, {commit}"))
-        return Repeats(unfinished, uncommitted, tuple(covered), tuple(forgotten), tuple(restarted))
+        return judged(self.history, self.published, stored, notes, self.outages)
 
 
 MakeScene = Callable[..., Awaitable[Scene]]
 """What opens a scene: an app of its own name; takes `session_seconds` and what `Setup` takes."""
-
-
-def _told(earlier: SeenRun, later: SeenRun, position: Position, why: str) -> str:
-    return (
-        f"{later.step} {later.key} {later.number} attempt {later.attempt} ({position}): run "
-        f"{earlier.run} of pid {earlier.pid}, again as {later.run} of pid {later.pid} at "
-        f"{later.began:.3f}; {why}"
-    )

@@ -13,7 +13,8 @@ from bitbylaw_cli.lag_reading import open_looks
 from bitbylaw_cli.lagging import judge
 from bitbylaw_common.clock import SystemClock
 from bitbylaw_common.kafka.codec import partition_of
-from fire.scene import COMMIT_MARGIN_SECONDS, MakeScene, Scene
+from fire.repeats import COMMIT_MARGIN_SECONDS
+from fire.scene import MakeScene, Scene
 from fire.service import ThingChanged
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from fire.commits import Commit, read_note
+from bitbylaw_common.runtime.ports import Position
+from fire.commits import Commit, GroupNotes, read_note
 from fire.ledger import Fact, History, Ledger
+from fire.repeats import Repeats, judged
 
 STEP = "Fire Order"
 
@@ -65,6 +67,41 @@ def test_a_run_made_again_is_a_repeat_and_a_next_attempt_is_none() -> None:
     again = history(start(1, "a"), end(1, "a", word="retry"), start(1, "b"), end(1, "b"))
     assert [(one.run, two.run) for one, two in again.repeats()] == [("a", "b")]
     assert history(start(1, "a"), end(1, "a"), start(1, "b", attempt=2)).repeats() == []
+
+
+def repeats_of(*commits: Commit, ended: float | None, died: float | None = None) -> Repeats:
+    """Judge record 0 at offset 7, run by process 1 until second 2 and by process 2 in second 30."""
+    death = [] if died is None else [Fact("dead", died, 1)]
+    again = Fact("start", 30.0, 2, STEP, "k", 0, 1, "b")
+    return judged(
+        history(start(1, "a"), end(1, "a"), *death, again),
+        {(STEP, "k"): {0: Position("t", 4, 7)}},
+        {} if ended is None else {"a": ended},
+        GroupNotes(commits, ()),
+    )
+
+
+def commit_of(offset: int, at: float) -> Commit:
+    return Commit("t", 4, offset, "", at)
+
+
+def test_a_repeat_is_explained_by_an_outcome_or_a_commit_that_never_came() -> None:
+    assert repeats_of(ended=None).unfinished == 1
+    assert repeats_of(commit_of(7, 6.0), ended=2.0).uncommitted == 1
+    assert repeats_of(ended=2.0).uncommitted == 1
+
+
+def test_a_commit_that_covers_a_record_or_leaves_it_out_long_after_its_end_is_wrong() -> None:
+    assert len(repeats_of(commit_of(8, 6.0), ended=2.0).covered) == 1
+    assert len(repeats_of(commit_of(7, 20.0), ended=2.0).forgotten) == 1
+    assert len(repeats_of(commit_of(7, 20.0), ended=2.0, died=21.0).forgotten) == 1
+    assert repeats_of(commit_of(7, 31.0), ended=2.0).wrong == ()
+
+
+def test_what_a_successor_commits_is_not_laid_to_the_dead() -> None:
+    found = repeats_of(commit_of(7, 1.0), commit_of(7, 20.0), ended=2.0, died=3.0)
+    assert (found.uncommitted, found.wrong) == (1, ())
+    assert len(repeats_of(commit_of(8, 20.0), ended=2.0, died=3.0).covered) == 1
 
 
 def test_what_raised_counts_as_not_ended_and_what_failed_as_not_well() -> None:

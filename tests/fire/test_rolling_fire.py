@@ -108,7 +108,8 @@ class Storm:
         return self.running.pop(self.random.randrange(len(self.running)))
 
     def _tell(self, what: str) -> None:
-        self.told.append(f"{self.scene.look().finished} finished: {what}")
+        finished = self.scene.look().finished
+        self.told.append(f"{self.scene.now():.3f}: {finished} finished, {what}")
 
 
 def events(scene: Scene, count: int, seed: int) -> list[ThingChanged]:
@@ -181,7 +182,7 @@ async def judge(storm: Storm, count: int) -> None:
     assert scene.lost() == []
     assert [str(overlap) for overlap in history.overlaps] == []
     assert history.overtakings == []
-    assert repeats.wrong == ()
+    assert repeats.wrong == (), "\n".join(repeats.wrong)
     assert await scene.waiting() == []
     assert await scene.dead_letters() == []
     assert set(storm.exits) <= {0}, storm.exits

@@ -4,7 +4,7 @@ Nothing here is taken from our own declarations; what is not built yet has no ro
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -213,14 +213,15 @@ async def test_the_proxy_s_command_of_the_guide_is_answered_as_it_was() -> None:
     await host.start(replace(advoware_proxy, open_deps=open_deps), {})
     try:
         answer = await host.request("GET", "/advoware/proxy?endpoint=employees&limit=2&offset=1")
+        assert isinstance(answer.body, AsyncIterable)
+        body = b"".join([piece async for piece in answer.body])
         missing = await host.request("GET", "/advoware/proxy")
         await host.settle()
     finally:
         await host.stop()
 
     assert answer.status == 200
-    assert isinstance(answer.body, bytes)
-    assert [row["kuerzel"] for row in json.loads(answer.body)["result"]] == ["AI", "RO"]
+    assert [row["kuerzel"] for row in json.loads(body)["result"]] == ["AI", "RO"]
     assert (missing.status, missing.body) == (400, {"error": "Endpoint required as query param"})
     trail = host.log.records("advoware.proxy.response")
     assert sorted(json.loads(one.value or b"")["status"] for one in trail) == [200, 400]

@@ -94,10 +94,15 @@ class Relay:
         self._patience = patience
         self._ahead: list[bytes] = []
         self._closed = False
+        self._ended = False
         self._last = b""
 
-    async def whole(self, limit: int) -> bytes:
-        """Return the body when it has at most `limit` bytes, cut there when it has more."""
+    async def read(self, limit: int) -> bytes:
+        """Return the body when it has at most `limit` bytes, cut there when it has more.
+
+        Raises:
+            Transient: it broke off.
+        """
         found = bytearray()
         try:
             with self._patience:
@@ -106,8 +111,15 @@ class Relay:
         except BaseException as broken:
             await self.fail(broken)
             raise
-        await self.aclose()
         return bytes(found[:limit])
+
+    def give(self, body: bytes) -> int:
+        """Make this the whole body, in place of what was read; return its length.
+
+        The call ends behind it, as behind any other body: the caller has its answer by then.
+        """
+        self._ahead, self._ended = [body], True
+        return len(body)
 
     async def begin(self, *, as_json: bool) -> bool:
         """Wait for the first bytes; return whether there are any.
@@ -142,11 +154,11 @@ class Relay:
         if self._ahead:
             ahead, self._ahead = b"".join(self._ahead), []
             return ahead
-        piece = await self._piece()
-        if not piece:
-            piece, self._last = self._last, b""
-        if piece:
+        if not self._ended and (piece := await self._piece()):
             return piece
+        if self._last:
+            last, self._last, self._ended = self._last, b"", True
+            return last
         await self._close(whole=True)
         raise StopAsyncIteration
 

@@ -4,10 +4,12 @@ A host feeds it (`assign`, `deliver`, `fire_due`, `revoke`) and commits what `co
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from bitbylaw_common import metrics, spans, topics, tracing
@@ -118,7 +120,7 @@ class Worker(Generic[D]):
         self._voided: dict[int, dict[str, Offsets]] = {}
         self._epochs = 0
         self._running: dict[asyncio.Task[None], Underway] = {}
-        self._closing: list[tuple[Partition, Work, Closing]] = []
+        self._closing: deque[tuple[Partition, Work, Closing]] = deque()
         self._recording: asyncio.Task[None] | None = None
         self._gathered = asyncio.Event()
         self._letting_go: set[asyncio.Task[None]] = set()
@@ -198,6 +200,8 @@ class Worker(Generic[D]):
         limit = self._desk.options.records_in_flight
         held: set[Place] = set()
         for number, part in self._partitions.items():
+            if not part.bytes_waiting and not everything:
+                continue  # nothing of it is unfinished; asked in every round
             unfinished = sum(offsets.unfinished for offsets in part.offsets.values())
             crowded = any(offsets.crowded for offsets in part.offsets.values())
             if everything or crowded or unfinished >= limit:
@@ -766,12 +770,14 @@ class Worker(Generic[D]):
         """
         while self._closing:
             await self._gather()
-            batch = self._closing[:JOURNALS_TOGETHER]
+            batch = list(islice(self._closing, JOURNALS_TOGETHER))
             await self._append_journals(batch)
-            del self._closing[: len(batch)]
             for part, work, closing in batch:
                 closing.then()
                 _finish(part, work)
+                self._closing.popleft()
+                # What arrives meanwhile need not wait for all of them.
+                await asyncio.sleep(0)
             self._pump()
 
     async def _gather(self) -> None:

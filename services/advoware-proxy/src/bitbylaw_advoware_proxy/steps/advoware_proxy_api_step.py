@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -192,13 +192,14 @@ async def _success(answer: UpstreamAnswer, relay: Relay, deps: Deps) -> ApiRespo
     wrapped = is_json(kind)
     announced = announced_bytes(answer.headers)
     if announced is not None and announced <= INLINE_BYTES:
-        body = await relay.whole(INLINE_BYTES)
+        body = await relay.read(INLINE_BYTES)
+        headers = {"content-type": JSON_TYPE}
         if not wrapped and (body or kind):
-            return ApiResponse(status, body, _without_length(kept(answer.headers)))
-        text = beginning(body, first=True)
-        return ApiResponse(
-            status, BEFORE + text + AFTER if text else EMPTY, {"content-type": JSON_TYPE}
-        )
+            headers = kept(answer.headers)
+        else:
+            text = beginning(body, first=True)
+            body = BEFORE + text + AFTER if text else EMPTY
+        return ApiResponse(status, relay, {**headers, "content-length": str(relay.give(body))})
     if not await relay.begin(as_json=wrapped) and not kind:
         return ApiResponse(status, EMPTY, {"content-type": JSON_TYPE})
     headers = {"content-type": JSON_TYPE} if wrapped else kept(answer.headers)
@@ -211,7 +212,7 @@ async def _refusal(answer: UpstreamAnswer, relay: Relay, deps: Deps) -> ApiRespo
     status = 502
     if 400 <= answer.status < 500:
         status = answer.status
-        words = words_of(answer.headers.get("Content-Type", ""), await relay.whole(_WORDS_BYTES))
+        words = words_of(answer.headers.get("Content-Type", ""), await relay.read(_WORDS_BYTES))
         said = words or said
     ours = _original(said) if deps.as_original else _problem(status, said)
     patience = answer.headers.get("Retry-After", "")
@@ -267,10 +268,6 @@ def _problem(status: int, details: str, *, retry_after: float | None = None) -> 
 
 def _with_header(answer: ApiResponse, name: str, value: str) -> ApiResponse:
     return ApiResponse(answer.status, answer.body, {**answer.headers, name: value})
-
-
-def _without_length(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name != "content-length"}
 
 
 STEPS = tuple(proxy_step(method) for method in METHODS)

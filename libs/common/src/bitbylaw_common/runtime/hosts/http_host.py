@@ -28,6 +28,7 @@ from multidict import CIMultiDict
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from bitbylaw_common import metrics, spans, tracing
+from bitbylaw_common.deadlines import Deadlines
 from bitbylaw_common.errors import (
     BitByLawError,
     DeclarationError,
@@ -134,6 +135,7 @@ class HttpHost:
         self._linger_seconds = linger_seconds
         self._buffer = _Buffer(buffer_bytes)
         self._body_seconds = body_seconds
+        self._taking = Deadlines(body_seconds)
         self._routes = _Routes(routes)
         self._in_flight = 0
         self._idle = asyncio.Event()  # set and cleared from the drain on
@@ -411,7 +413,7 @@ class HttpHost:
             _CallerStalled: the caller took nothing for too long; what it holds open is given up.
         """
         try:
-            async with asyncio.timeout(self._body_seconds):
+            with self._taking.limit():
                 await response.write(chunk)
         except TimeoutError:
             raise _CallerStalled from None

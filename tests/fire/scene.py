@@ -131,7 +131,7 @@ class Scene:
         self.setup = setup
         self.topics: Topics = topics_of(setup.name)
         self.connect = {"bootstrap_servers": stack.kafka.bootstrap_servers}
-        self.log = KafkaLog(self.connect, service="fire-test", acknowledge_seconds=30)
+        self.log = KafkaLog(self.connect, service="fire-test", acknowledge_seconds=120)
         self.session_seconds = session_seconds
         self.history = History(one_by_one=ONE_BY_ONE)
         self.ledger = Ledger(setup.ledger)

@@ -200,6 +200,32 @@ async def test_what_was_finished_before_is_not_run_again_after_a_retake(bench: B
     assert worker.commits()[ORDERED.name, HOME] == Commit(3)
 
 
+async def test_a_record_whose_retry_is_over_before_it_comes_again_is_not_run_again(
+    bench: Bench,
+) -> None:
+    # given a record that failed once, and an owner that dies before it commits
+    async def fail_once(event: ThingChanged, ctx: Context[Ledger]) -> Outcome:
+        return Retry("not yet", error="Toy") if ctx.attempt == 1 else Done("now")
+
+    bench.ledger.answer = fail_once
+    old = await bench.worker()
+    await bench.tell(old, 0)
+    assert bench.ledger.numbers("a") == [0]
+
+    # when the next owner makes the second attempt before it reads the record
+    new = await bench.worker()
+    bench.clock.move(3600)
+    new.fire_due()
+    await bench.turn()
+    assert bench.ledger.numbers("a") == [0, 0]
+    bench.read_on(new, HOME)
+    await bench.turn()
+
+    # then that was all, and it is committed
+    assert bench.ledger.numbers("a") == [0, 0]
+    assert new.commits()[CHANGED.name, HOME] == Commit(1)
+
+
 async def test_what_a_void_partition_had_finished_is_committed_for_its_next_owner(
     bench: Bench,
 ) -> None:

@@ -76,6 +76,8 @@ class Partition:
         epoch: tells this ownership from an earlier one of the same partition.
         state: writes base and schedule; refused as soon as another worker took over.
         base: what both sides agreed on last, by `{entity}:{id}`.
+        scheduled: origins of records that an earlier owner ran, and whose run ended in the schedule:
+            should their commits be lost, the schedule sees to them all the same.
         bytes_waiting: held for records whose outcome is not acknowledged yet.
         draining: it is being given up; nothing starts any more.
     """
@@ -85,6 +87,7 @@ class Partition:
     state: State
     offsets: dict[str, Offsets] = field(default_factory=dict)
     base: dict[bytes, bytes] = field(default_factory=dict)
+    scheduled: set[str] = field(default_factory=set)
     bytes_waiting: int = 0
     draining: bool = False
 

@@ -285,6 +285,8 @@ class Worker(Generic[D]):
         # At once: an entry that fires before its partition is owned would never fire again.
         for number, entry in entries.values():
             self._desk.schedule.put(entry, number)
+            if entry.carried is not None:
+                taken[number].scheduled.add(entry.carried.origin)
         self._partitions.update(taken)
         self.fire_due()
 
@@ -384,12 +386,11 @@ class Worker(Generic[D]):
             return
         self._meter.arrived()
         key, item, coalesce = self._lane_of(record)
-        entry = self._desk.schedule.get(key)
-        origin = f"{record.topic}:{record.partition}:{record.offset}"
-        if entry is not None and entry.carried is not None and entry.carried.origin == origin:
-            # Its run ended in this very entry; only the commit of its offset was lost.
+        if f"{record.topic}:{record.partition}:{record.offset}" in part.scheduled:
+            # Only the commit of its offset was lost; the next attempt may be over by now, too.
             offsets.finished(record.offset)
             return
+        entry = self._desk.schedule.get(key)
         if isinstance(item.given, Tick) and ticks.answered(entry, item.given.run_id):
             # A run by hand that is over; only the commit of its request was lost.
             offsets.finished(record.offset)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import hashlib
 import json
 import random
@@ -11,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from bitbylaw_advoware_proxy.relay import Relay
 from bitbylaw_advoware_proxy.steps.advoware_openapi_api_step import text
 from bitbylaw_common import metrics
 from bitbylaw_simulators.wire import Made
@@ -512,3 +514,17 @@ async def token_of(run: Office) -> str:
     token = (await client._tokens.current()).value
     assert len(token) > 32
     return str(token)
+
+
+async def test_a_call_that_is_over_leaves_nothing_to_the_collector(run: Office) -> None:
+    # What goes in a circle is freed many calls at once, and all others wait meanwhile.
+    gc.collect()
+    gc.disable()
+    try:
+        for query in ("endpoint=employees", "endpoint=Sim/status/404", "endpoint=Sim/bytes/200000"):
+            await run.ask("GET", query)
+        await run.events()
+        left = [one for one in gc.get_objects() if isinstance(one, Relay)]
+    finally:
+        gc.enable()
+    assert left == []

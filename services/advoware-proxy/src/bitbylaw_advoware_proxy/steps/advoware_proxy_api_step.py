@@ -178,11 +178,13 @@ async def _passed_on(request: ApiRequest[Chunks], exchange: Exchange, found: Tar
     except BaseException as broken:
         await relay.fail(broken)
         raise
+    status = ours.status
     if ours.body is relay:
-        relay.on_end = lambda whole: exchange.answered(ours.status, whole=whole)
+        # It must not hold `ours`, which holds it: what goes in a circle waits for the collector.
+        relay.on_end = lambda whole: exchange.answered(status, whole=whole)
         return ours
     await relay.aclose()
-    exchange.answered(ours.status)
+    exchange.answered(status)
     return ours
 
 

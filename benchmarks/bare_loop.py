@@ -1,11 +1,16 @@
-"""The reference of latency: one aiokafka consumer in a loop, validation and a commit now and then."""
+"""The reference of latency: one aiokafka consumer in a loop, validation and a commit now and then.
+
+With a journal it also notes each record on a topic, and commits what is noted: the least that a
+program does of which it can be told afterwards what became of a record.
+"""
 
 import argparse
 import asyncio
+import json
 import time
 from pathlib import Path
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from pydantic import BaseModel, ConfigDict
 
 from benchmarks.ledger import Handled, Ledger
@@ -33,7 +38,10 @@ async def consume(given: argparse.Namespace) -> None:
         auto_offset_reset="latest",
         isolation_level="read_committed",
     )
+    producer = AIOKafkaProducer(bootstrap_servers=given.kafka, acks="all", enable_idempotence=True)
     await consumer.start()
+    if given.journal:
+        await producer.start()
     for place in consumer.assignment():
         await consumer.position(place)
     given.ready.touch()
@@ -44,9 +52,14 @@ async def consume(given: argparse.Namespace) -> None:
                 began = time.time_ns()
                 event = Changed.model_validate_json(record.value)
                 run = Handled(event.entity_id, int(event.entity_id, 16), began, time.time_ns())
+                if given.journal:
+                    note = {"id": event.entity_id, "offset": record.offset, "ended": run.ended}
+                    await producer.send(given.journal, json.dumps(note).encode(), record.key)
                 if ledger.note(run):
                     ledger.write()
         if time.monotonic() - committed >= COMMIT_SECONDS:
+            if given.journal:
+                await producer.flush()
             await consumer.commit()
             committed = time.monotonic()
 
@@ -58,4 +71,5 @@ if __name__ == "__main__":
     parser.add_argument("records", type=int)
     parser.add_argument("ledger", type=Path)
     parser.add_argument("ready", type=Path)
+    parser.add_argument("--journal", help="a topic")
     asyncio.run(consume(parser.parse_args()))

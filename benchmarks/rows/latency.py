@@ -1,7 +1,8 @@
 """Latency: from a webhook's answer to its handler, beside one bare consumer loop."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from benchmarks import ledger, ours
@@ -13,6 +14,7 @@ from benchmarks.turns import Say, take
 from bitbylaw_common import topics
 
 BARE = "bare aiokafka loop"
+JOURNALLING = "the same with a journal"
 TOPIC = topics.DOCUMENT_UPDATE.name
 METRICS = (
     Metric("p50_ms", "p50 ms, answered to entered"),
@@ -28,7 +30,8 @@ async def measure(rig: Rig, sizes: Sizes, say: Say) -> Row:
         "latency",
         f"Webhook answered to handler entered, {sizes.latency_rate} events/s",
         "The real ingest takes the posts in every turn; what differs is who reads its topic: our "
-        "runtime with its journal, or one consumer in a loop. A handler may be entered before the "
+        "runtime with its journal, or one consumer in a loop, which also runs with a journal of the "
+        "plainest kind: what any journal costs here. A handler may be entered before the "
         "answer has reached the sender: such an event counts as it is, below zero. Where the "
         "reference is below zero there is no ratio, so the whole way, sent to entered, is judged "
         "as well.",
@@ -63,16 +66,21 @@ async def measure(rig: Rig, sizes: Sizes, say: Say) -> Row:
                 await rig.all_committed(side, ours.NAME, TOPIC, limit_seconds=sizes.limit_seconds)
                 return await post_and_wait(side, path, start)
 
-        async def a_loop() -> Values:
+        async def a_loop(name: str, *options: str) -> Values:
             nonlocal first
             start, first = first, first + posts
             path, ready = rig.path("ledger"), rig.path("ready")
-            words = (rig.kafka, TOPIC, rig.name("group"), posts, path, ready)
-            async with rig.process(BARE, module("benchmarks.bare_loop", *words)) as side:
+            words = (rig.kafka, TOPIC, rig.name("group"), posts, path, ready, *options)
+            async with rig.process(name, module("benchmarks.bare_loop", *words)) as side:
                 await side.wrote(ready, sizes.limit_seconds)
                 return await post_and_wait(side, path, start)
 
-        await take(case, {OURS: we, BARE: a_loop}, sizes, say)
+        sides: dict[str, Callable[[], Awaitable[Values]]] = {
+            OURS: we,
+            BARE: partial(a_loop, BARE),
+            JOURNALLING: partial(a_loop, JOURNALLING, "--journal", topics.JOURNAL.name),
+        }
+        await take(case, sides, sizes, say)
     return row
 
 

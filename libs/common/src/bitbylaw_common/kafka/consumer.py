@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -14,6 +15,7 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import OffsetAndMetadata
 
+from bitbylaw_common.deadlines import Deadlines
 from bitbylaw_common.errors import LogUnavailableError
 from bitbylaw_common.kafka.assignor import NumberAssignor
 from bitbylaw_common.kafka.log import from_kafka
@@ -23,6 +25,9 @@ from bitbylaw_common.topics import LARGE_RECORD_BYTES
 
 HEARTBEATS_PER_SESSION = 10
 COMMIT_SECONDS = 5.0
+POLL_SECONDS = 0.2
+"""So long a fetch waits for a record."""
+
 Place = tuple[str, int]
 Assigned = Callable[[frozenset[int], Mapping[Place, Commit]], Awaitable[None]]
 Revoked = Callable[[frozenset[int]], Awaitable[None]]
@@ -86,7 +91,7 @@ class GroupConsumer:
         self._beat_at = 0.0
         self._paused: frozenset[TopicPartition] = frozenset()
         self._paused_under = -1
-        self._polling: asyncio.Task[tuple[int, dict[TopicPartition, list[Any]]]] | None = None
+        self._fetching = Deadlines(2 * POLL_SECONDS)
         self._sought: set[TopicPartition] = set()
 
     async def start(self) -> None:
@@ -142,13 +147,9 @@ class GroupConsumer:
 
     async def stop(self) -> None:
         """Leave: a dynamic member tells the group, a static one keeps its place."""
-        if self._polling is not None:
-            self._polling.cancel()
-            await asyncio.wait({self._polling})
-            self._polling = None
         await self._consumer.stop()
 
-    async def fetch(self, *, seconds: float, records: int = 500) -> tuple[list[Record], list[str]]:
+    async def fetch(self, *, records: int = 500) -> tuple[list[Record], list[str]]:
         """Return the next records, and the places of records that were deleted before we read them.
 
         No commit means from the beginning; where the log begins later than the commit, or a fetch
@@ -157,21 +158,17 @@ class GroupConsumer:
         Raises:
             LogUnavailableError: the broker cannot be asked; try again.
         """
-        # While the group rebalances, getmany waits without end: it goes on beside the loop, which
-        # must see a stop, and its answer counts only for the ownership it was drained under.
-        if self._polling is None:
-            self._sought.clear()
-            self._polling = asyncio.create_task(self._poll(seconds, records))
-        done, _ = await asyncio.wait({self._polling}, timeout=seconds * 2)
-        if not done:
-            return [], []
-        polling, self._polling = self._polling, None
+        self._sought.clear()
+        batches: Mapping[TopicPartition, list[Any]] = {}
         try:
-            generation, batches = polling.result()
+            # While the group rebalances, getmany waits without end; the loop must see a stop. What
+            # it has taken it returns at once, so nothing is lost where it is cancelled.
+            with suppress(TimeoutError), self._fetching.limit():
+                batches = await self._consumer.getmany(
+                    timeout_ms=int(POLL_SECONDS * 1000), max_records=records
+                )
         except KafkaError as down:
             raise LogUnavailableError(f"fetch failed: {type(down).__name__}") from down
-        if generation != self._listener.generation:
-            return [], []
         expected = self._listener.expected
         missing: list[str] = []
         fetched: list[Record] = []
@@ -184,12 +181,6 @@ class GroupConsumer:
             expected[place] = found[-1].offset + 1
             fetched.extend(map(from_kafka, found))
         return fetched, missing
-
-    async def _poll(
-        self, seconds: float, records: int
-    ) -> tuple[int, dict[TopicPartition, list[Any]]]:
-        batches = await self._consumer.getmany(timeout_ms=int(seconds * 1000), max_records=records)
-        return self._listener.generation, batches
 
     def hold_back(self, places: AbstractSet[Place]) -> None:
         """Fetch nothing of these, go on with all others; membership and polling go on either way."""

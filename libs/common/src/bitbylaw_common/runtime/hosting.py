@@ -36,7 +36,7 @@ from bitbylaw_common.settings import (
 from bitbylaw_common.sync.brake import Brake
 from bitbylaw_common.topics import Topic
 
-JOURNAL_SECONDS = 0.1
+JOURNAL_SECONDS = 0.02
 """Well below the time between two commits, which wait for the journal; one append serves all runs that
 ended meanwhile, and each costs the broker as much as taking a webhook."""
 

@@ -19,7 +19,6 @@ from bitbylaw_common.runtime.worker import Place, Worker
 D = TypeVar("D")
 
 COMMIT_SECONDS = 0.5
-POLL_SECONDS = 0.2
 MEASURE_SECONDS = 0.25
 """The gauges need not be newer: a round may be as short as the time between two records."""
 REQUESTS_SECONDS = 0.25
@@ -191,7 +190,7 @@ class KafkaHost(Generic[D]):
             held |= self.worker.requests
         self._consumer.hold_back(held)
         try:
-            records, missing = await self._consumer.fetch(seconds=POLL_SECONDS)
+            records, missing = await self._consumer.fetch()
         except LogUnavailableError as down:
             self._logger.warning("Kafka does not answer; fetching again", error=str(down))
             await self._clock.sleep(1)
@@ -204,6 +203,8 @@ class KafkaHost(Generic[D]):
             )
         self._looks.fetched(len(records))
         self.worker.deliver(*records)
+        if records:
+            await asyncio.sleep(0)  # the handlers go first
         for topic, count in Counter(record.topic for record in records).items():
             metrics.RECORDS_CONSUMED.labels(self._app.name, topic).inc(count)
         self.worker.fire_due()

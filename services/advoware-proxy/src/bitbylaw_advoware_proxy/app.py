@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from bitbylaw_advoware_proxy.deps import Deps, Door, Upstream
 from bitbylaw_advoware_proxy.settings import ProxySettings
 from bitbylaw_advoware_proxy.steps import advoware_openapi_api_step, advoware_proxy_api_step
-from bitbylaw_advoware_proxy.trail import Trail
+from bitbylaw_advoware_proxy.trail import GATHER_SECONDS, Trail
 from bitbylaw_common import metrics, tracing
 from bitbylaw_common.circuits import Circuits
 from bitbylaw_common.clients.advoware import open_advoware
@@ -99,6 +99,7 @@ app = App(
     "advoware-proxy",
     (*advoware_proxy_api_step.STEPS, advoware_openapi_api_step.openapi),
     open_deps,
+    gather_seconds=GATHER_SECONDS,
 )
 
 

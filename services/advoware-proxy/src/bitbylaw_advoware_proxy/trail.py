@@ -1,8 +1,6 @@
 """The trail of answered calls on Kafka, laid beside the answers: none waits for it."""
 
 import asyncio
-from collections import deque
-from contextlib import suppress
 from typing import Any
 
 from bitbylaw_common import metrics, topics
@@ -14,8 +12,8 @@ MOST_WAITING = 2_000
 """Events that wait for Kafka at once; what is beyond is lost, so that memory stays bounded."""
 
 GATHER_SECONDS = 0.05
-"""So long an event waits for those of other calls: one request to Kafka for all of them costs us and
-the broker a fraction, and what it costs comes out of the time of the calls."""
+"""So long an event waits for those of other calls: what a request to Kafka costs comes out of the
+time of the calls."""
 
 CLOSE_SECONDS = 5.0
 
@@ -29,27 +27,20 @@ class Trail:
 
     def __init__(self, logger: StepLogger) -> None:
         self._logger = logger
-        self._gathered: deque[tuple[Context[Any], ProxyAnswered]] = deque()
-        self._gathering: asyncio.Task[None] | None = None
         self._waiting: set[asyncio.Task[None]] = set()
-        self._closing = asyncio.Event()
         self._lost = 0
 
     def note(self, ctx: Context[Any], event: ProxyAnswered) -> None:
         """Publish `event` as a part of the run of `ctx`, in the background."""
-        if len(self._gathered) + len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) >= MOST_WAITING:
             self._lose("too many events wait for Kafka")
             return
-        self._gathered.append((ctx, event))
-        if self._gathering is None or self._gathering.done():
-            self._gathering = asyncio.create_task(self._publish_gathered())
-            self._gathering.add_done_callback(self._done)
+        task = asyncio.create_task(self._publish(ctx, event))
+        self._waiting.add(task)
+        task.add_done_callback(self._done)
 
     async def close(self) -> None:
         """Wait a moment for what is on its way."""
-        self._closing.set()
-        if self._gathering is not None:
-            await asyncio.wait({self._gathering}, timeout=CLOSE_SECONDS)
         if not self._waiting:
             return
         _, late = await asyncio.wait({*self._waiting}, timeout=CLOSE_SECONDS)
@@ -58,16 +49,6 @@ class Trail:
             self._lose("the process ends")
         if late:
             await asyncio.wait(late)
-
-    async def _publish_gathered(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(GATHER_SECONDS):
-                await self._closing.wait()
-        while self._gathered:
-            task = asyncio.create_task(self._publish(*self._gathered.popleft()))
-            self._waiting.add(task)
-            task.add_done_callback(self._done)
-            await asyncio.sleep(0)  # what calls need goes first, between two events
 
     async def _publish(self, ctx: Context[Any], event: ProxyAnswered) -> None:
         try:

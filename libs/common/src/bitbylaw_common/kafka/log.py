@@ -24,9 +24,6 @@ from bitbylaw_common.topics import LARGE_RECORD_BYTES, MIB
 BYTES_WAITING = 64 * MIB
 """At most this many bytes wait for Kafka; more is refused at once instead of eating memory."""
 
-HANDED_OVER_AT_ONCE = 8
-"""After so many records others go first: each takes the producer a tenth of a millisecond."""
-
 CONNECT_PAUSE_SECONDS = 1.0
 
 READ_SECONDS = 60.0
@@ -197,7 +194,7 @@ class KafkaLog:
             if not underway and not acknowledged.done():
                 acknowledged.set_result(None)
 
-        async for record in _giving_way(records):
+        for record in records:
             weight = _weight(record)
             self._count(weight)
             try:
@@ -307,14 +304,6 @@ class KafkaLog:
             isolation_level="read_committed",
             max_partition_fetch_bytes=4 * MIB,
         )
-
-
-async def _giving_way(records: Sequence[Outgoing]) -> AsyncIterator[Outgoing]:
-    """Yield the records; between some of them others on the loop go first."""
-    for number, record in enumerate(records):
-        if number and number % HANDED_OVER_AT_ONCE == 0:
-            await asyncio.sleep(0)
-        yield record
 
 
 async def _stopped(consumer: AIOKafkaConsumer) -> None:

@@ -20,6 +20,8 @@ class App(Generic[D]):
 
     Attributes:
         ladder: the pauses between the attempts of a failing run.
+        gather_seconds: what its routes publish waits so long for more, and goes to Kafka with it;
+            0 where a caller waits for it.
 
     Raises:
         DeclarationError: two steps share a name, a route or, in one app, a topic.
@@ -29,6 +31,7 @@ class App(Generic[D]):
     steps: Sequence[Step[Any, Any, D]]
     open_deps: Callable[[Mapping[str, str]], AbstractAsyncContextManager[D]]
     ladder: tuple[timedelta, ...] = LADDER
+    gather_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse declarations that could not be told apart at run time."""

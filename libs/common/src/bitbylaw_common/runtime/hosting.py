@@ -21,10 +21,12 @@ from bitbylaw_common.runtime.control import FunctionInfo, functions_of
 from bitbylaw_common.runtime.desk import StepHealth, WorkerOptions
 from bitbylaw_common.runtime.fleet import Fleet
 from bitbylaw_common.runtime.gates import Gates
+from bitbylaw_common.runtime.gathering import Gathering
 from bitbylaw_common.runtime.hosts.http_host import HttpHost, Route
 from bitbylaw_common.runtime.hosts.kafka_host import KafkaHost
 from bitbylaw_common.runtime.http_run import RunRequest, http_run
 from bitbylaw_common.runtime.loop_watch import watching
+from bitbylaw_common.runtime.ports import Appends
 from bitbylaw_common.runtime.status import StatusReports, WorkerStatus
 from bitbylaw_common.runtime.triggers import ApiRequest, ApiResponse
 from bitbylaw_common.settings import (
@@ -36,7 +38,7 @@ from bitbylaw_common.settings import (
 from bitbylaw_common.sync.brake import Brake
 from bitbylaw_common.topics import Topic
 
-JOURNAL_SECONDS = 0.02
+JOURNAL_SECONDS = 0.1
 """Well below the time between two commits, which wait for the journal; one append serves all runs that
 ended meanwhile, and each costs the broker as much as taking a webhook."""
 
@@ -356,11 +358,13 @@ async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 def _routes(hosted: _Hosted, deps: Any, log: KafkaLog, clock: Clock) -> list[Route]:
     found: list[Route] = []
+    seconds = hosted.app.gather_seconds
+    appends: Appends = Gathering(log, seconds) if seconds else log
     for step in hosted.app.steps:
         if not step.http_triggers:
             continue
         health = hosted.http_health.setdefault(step.name, StepHealth())
-        run = _noting(http_run(hosted.app, step, deps, log, clock), health, clock)
+        run = _noting(http_run(hosted.app, step, deps, appends, clock), health, clock)
         found += [Route(step.name, trigger, run) for trigger in step.http_triggers]
     return found
 

@@ -200,10 +200,10 @@ class Worker(Generic[D]):
         limit = self._desk.options.records_in_flight
         held: set[Place] = set()
         for number, part in self._partitions.items():
-            if not part.bytes_waiting and not everything:
-                continue  # nothing of it is unfinished; asked in every round
-            unfinished = sum(offsets.unfinished for offsets in part.offsets.values())
-            crowded = any(offsets.crowded for offsets in part.offsets.values())
+            unfinished, crowded = 0, False  # asked in every round, so in one pass
+            for offsets in part.offsets.values():
+                unfinished += offsets.unfinished
+                crowded = crowded or offsets.crowded
             if everything or crowded or unfinished >= limit:
                 held.update((topic, number) for topic in self.subscribed)
         for topic, (step, _) in self._by_topic.items():

@@ -18,7 +18,7 @@ from aiokafka.structs import OffsetAndMetadata
 from bitbylaw_common.deadlines import Deadlines
 from bitbylaw_common.errors import LogUnavailableError
 from bitbylaw_common.kafka.assignor import NumberAssignor
-from bitbylaw_common.kafka.log import from_kafka
+from bitbylaw_common.kafka.log import closed, from_kafka
 from bitbylaw_common.runtime.offsets import Commit
 from bitbylaw_common.runtime.ports import Record
 from bitbylaw_common.topics import LARGE_RECORD_BYTES
@@ -103,7 +103,7 @@ class GroupConsumer:
         try:
             await self._consumer.start()
         except (KafkaError, OSError) as down:
-            await self._consumer.stop()
+            await closed(self._consumer.stop())
             raise LogUnavailableError(
                 f"no Kafka broker answers at KAFKA_BOOTSTRAP_SERVERS: {type(down).__name__}"
             ) from down
@@ -146,8 +146,8 @@ class GroupConsumer:
         return silent < self._session_seconds * (1 - 1 / HEARTBEATS_PER_SESSION)
 
     async def stop(self) -> None:
-        """Leave: a dynamic member tells the group, a static one keeps its place."""
-        await self._consumer.stop()
+        """Leave, within seconds: a dynamic member tells the group, a static one keeps its place."""
+        await closed(self._consumer.stop())
 
     async def fetch(self, *, records: int = 500) -> tuple[list[Record], list[str]]:
         """Return the next records, and the places of records that were deleted before we read them.

@@ -1,7 +1,7 @@
 """Kafka as the runtime's `Log`: append with acknowledgement, read to the end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,8 +27,9 @@ BYTES_WAITING = 64 * MIB
 CONNECT_PAUSE_SECONDS = 1.0
 
 READ_SECONDS = 60.0
-CLOSE_SECONDS = 5.0
 """Reading to the end gives up after this long without a record."""
+
+CLOSE_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -77,7 +78,7 @@ class KafkaLog:
         """Flush for a moment, then disconnect."""
         if self._connecting is not None:
             self._connecting.cancel()
-            await asyncio.wait({self._connecting})
+            await asyncio.wait({self._connecting}, timeout=2 * CLOSE_SECONDS)
         producer, self._producer = self._producer, None
         if producer is not None:
             try:
@@ -86,8 +87,8 @@ class KafkaLog:
             except TimeoutError:
                 # With the broker gone a flush would wait for ever; what is not acknowledged was
                 # reported as such to whoever appended it.
-                await producer._sender.close()  # noqa: SLF001 - aiokafka has no stop without a flush
-                await producer.client.close()
+                await closed(producer._sender.close())  # noqa: SLF001 - aiokafka has no stop without a flush
+                await closed(producer.client.close())
 
     async def connected(self, seconds: float) -> None:
         """Return once a broker answered.
@@ -118,14 +119,14 @@ class KafkaLog:
             try:
                 await producer.start()
             except (KafkaError, OSError) as down:
-                await producer.stop()
+                await closed(producer.stop())
                 self._logger.warning(
                     "no Kafka broker answers; trying again", error=type(down).__name__
                 )
                 await asyncio.sleep(CONNECT_PAUSE_SECONDS)
                 continue
             except asyncio.CancelledError:
-                await producer.stop()
+                await closed(producer.stop())
                 raise
             self._producer = producer
             self._open.set()
@@ -261,7 +262,7 @@ class KafkaLog:
                 f"could not read {len(starts)} partitions to their ends: {type(down).__name__}"
             ) from down
         finally:
-            await _stopped(consumer)
+            await closed(consumer.stop())
 
     async def follow(self, starts: Mapping[tuple[str, int], int]) -> AsyncIterator[Record]:
         """Yield from `starts` on, and go on with what is appended, until the caller stops.
@@ -293,7 +294,7 @@ class KafkaLog:
         except (KafkaError, OSError) as down:
             raise LogUnavailableError(f"following broke off: {type(down).__name__}") from down
         finally:
-            await _stopped(consumer)
+            await closed(consumer.stop())
 
     def _reader(self) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
@@ -306,11 +307,15 @@ class KafkaLog:
         )
 
 
-async def _stopped(consumer: AIOKafkaConsumer) -> None:
-    """Close a reader; whoever ends by Ctrl-C does not wait for it for ever."""
+async def closed(closing: Coroutine[Any, Any, None]) -> None:
+    """Await what closes a client of aiokafka, but not for ever.
+
+    In it a task that is cancelled just when its answer comes goes on, and is waited for; a second
+    time, when the limit is over, it ends.
+    """
     with suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_SECONDS):
-            await consumer.stop()
+            await closing
 
 
 def _weight(record: Outgoing) -> int:

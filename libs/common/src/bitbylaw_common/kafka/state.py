@@ -187,7 +187,9 @@ async def _stop(producer: AIOKafkaProducer) -> None:
     would wait for what a silent broker still owes.
     """
     producer._closed = True  # noqa: SLF001 - else it complains that nobody stopped it
-    await producer.client.close()
+    with suppress(KafkaError, OSError, TimeoutError):
+        async with asyncio.timeout(2):
+            await producer.client.close()
     with suppress(KafkaError, OSError, TimeoutError):
         async with asyncio.timeout(2):
             await producer._sender.close()  # noqa: SLF001 - there is no stop without a flush

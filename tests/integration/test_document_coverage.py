@@ -91,6 +91,11 @@ class Fleet:
                 return name
         return None
 
+    def shared_out(self) -> bool:
+        """Return whether each member owns its share: who joins alone first takes everything."""
+        shares = [host.worker.partitions for host, _, _ in self._running.values()]
+        return all(shares) and sorted(n for share in shares for n in share) == list(range(12))
+
     async def until(self, what: Callable[[], bool]) -> None:
         async with asyncio.timeout(UNTIL_SECONDS):
             while not what():
@@ -149,6 +154,9 @@ async def test_what_no_webhook_told_arrives_over_kafka_whoever_owns_the_record_a
 ) -> None:
     async with fleet(stack) as members:
         # given two members, and documents whose keys lie all over the partitions
+        members.join("document-sync-0")
+        members.join("document-sync-1")
+        await members.until(members.shared_out)
         crm, xai = members.crm, members.xai
         akte = xai.add_collection("akte-1")
         crm.add_knowledge("Akte 1", akte)
@@ -156,8 +164,6 @@ async def test_what_no_webhook_told_arrives_over_kafka_whoever_owns_the_record_a
             crm.add_document(f"Klage {n}.pdf", b"v%d" % n, collections=[akte])
             for n in range(DOCUMENTS)
         ]
-        members.join("document-sync-0")
-        members.join("document-sync-1")
 
         # then a tick finds them, and both members bring theirs in line
         await members.until(

@@ -1,6 +1,6 @@
 """Which repeats a kill explains, and which nothing does (pure)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bitbylaw_common.runtime.ports import Position
@@ -51,7 +51,7 @@ def judged(
     published: Mapping[tuple[str, str], Mapping[int, Position]],
     stored: Mapping[str, float],
     notes: GroupNotes,
-    outages: Iterable[tuple[float, float]] = (),
+    outages: Sequence[tuple[float, float]] = (),
 ) -> Repeats:
     """Judge every run that did again what an earlier one did, of records that never wait.
 
@@ -60,7 +60,6 @@ def judged(
         stored: when the ends of runs came into the journal, by run id; as all times, unix seconds.
         outages: from when to when the broker was away.
     """
-    spans = tuple(outages)
     unfinished = uncommitted = 0
     covered: list[str] = []
     forgotten: list[str] = []
@@ -78,14 +77,14 @@ def judged(
             covered.append(_told(earlier, later, position, f"commit {commit}"))
         elif ended is None:
             unfinished += 1
-        elif own is None or own.at < _learnt(ended, spans) + COMMIT_MARGIN_SECONDS:
+        elif own is None or own.at < _learnt(ended, outages) + COMMIT_MARGIN_SECONDS:
             uncommitted += 1
         else:
             forgotten.append(_told(earlier, later, position, f"ended {ended:.3f}, {own}"))
     return Repeats(unfinished, uncommitted, tuple(covered), tuple(forgotten), tuple(restarted))
 
 
-def _learnt(stored: float, outages: tuple[tuple[float, float], ...]) -> float:
+def _learnt(stored: float, outages: Sequence[tuple[float, float]]) -> float:
     """Return when a process learnt at the latest that Kafka has a record stored at `stored`.
 
     What is stored while the broker goes away may be acknowledged to nobody: the process writes it

@@ -216,7 +216,7 @@ class _Sink:
         raise structlog.DropEvent
 
     def write(self, level: str, fields: MutableMapping[str, Any]) -> None:
-        fields["time"] = self._clock.now()
+        fields["time"] = _rfc3339(self._clock.now())
         fields["level"] = "warning" if level == "warn" else level
         if "trace_id" not in fields and (trace := tracing.current()) is not None:
             fields["trace_id"] = trace.trace_id
@@ -337,7 +337,8 @@ def _is_secret(name: str) -> bool:
 def _rfc3339(instant: datetime) -> str:
     if instant.tzinfo is None:
         return instant.isoformat(timespec="milliseconds")
-    return instant.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    there = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
+    return f"{there.isoformat(timespec='milliseconds')[:-6]}Z"
 
 
 # -- exceptions, without values -------------------------------------------------------------------

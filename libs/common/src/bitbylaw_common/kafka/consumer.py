@@ -18,7 +18,8 @@ from aiokafka.structs import OffsetAndMetadata
 from bitbylaw_common.deadlines import Deadlines
 from bitbylaw_common.errors import LogUnavailableError
 from bitbylaw_common.kafka.assignor import NumberAssignor
-from bitbylaw_common.kafka.log import closed, from_kafka
+from bitbylaw_common.kafka.closing import closed
+from bitbylaw_common.kafka.log import from_kafka
 from bitbylaw_common.runtime.offsets import Commit
 from bitbylaw_common.runtime.ports import Record
 from bitbylaw_common.topics import LARGE_RECORD_BYTES

@@ -1,11 +1,9 @@
 """Kafka as the runtime's `Log`: append with acknowledgement, read to the end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +13,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from bitbylaw_common import metrics
 from bitbylaw_common.deadlines import Deadlines
 from bitbylaw_common.errors import LogUnavailableError, RecordRefused
+from bitbylaw_common.kafka.closing import CLOSE_SECONDS, closed
 from bitbylaw_common.kafka.codec import partition_of
 from bitbylaw_common.kafka.state import KafkaState
 from bitbylaw_common.logs import step_logger
@@ -28,8 +27,6 @@ CONNECT_PAUSE_SECONDS = 1.0
 
 READ_SECONDS = 60.0
 """Reading to the end gives up after this long without a record."""
-
-CLOSE_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -161,7 +158,7 @@ class KafkaLog:
         try:
             with self._deadlines.limit():
                 await self._open.wait()
-                stored = await self._send(records)
+                stored = await self._send(records, size)
         except TimeoutError:
             metrics.KAFKA_APPEND_FAILURES.labels("late").inc()
             raise LogUnavailableError(
@@ -172,7 +169,7 @@ class KafkaLog:
         metrics.KAFKA_APPEND_SECONDS.observe(loop.time() - started)
         return stored
 
-    async def _send(self, records: Sequence[Outgoing]) -> list[Position]:
+    async def _send(self, records: Sequence[Outgoing], size: int) -> list[Position]:
         """Hand all to the producer, then wait for all.
 
         What is given up meanwhile goes on in the background, and keeps counting as waiting until
@@ -183,40 +180,25 @@ class KafkaLog:
         """
         sends: list[asyncio.Future[Any]] = []
         refused: KafkaError | None = None
-        underway = 1  # the handing over itself
-        acknowledged = asyncio.get_running_loop().create_future()
-
-        def arrived(weight: int, send: asyncio.Future[Any]) -> None:
-            nonlocal underway
-            underway -= 1
-            self._count(-weight)
-            if not send.cancelled():
-                send.exception()  # looked at: whoever gave it up was told already
-            if not underway and not acknowledged.done():
-                acknowledged.set_result(None)
-
-        for record in records:
-            weight = _weight(record)
-            self._count(weight)
-            try:
-                send = await self._hand_over(record)
-            except BaseException as failed:
-                self._count(-weight)
-                if not isinstance(failed, KafkaError):
-                    raise
-                refused = refused or failed
-            else:
-                underway += 1
-                sends.append(send)
-                send.add_done_callback(partial(arrived, weight))
-        underway -= 1
-        if underway:
-            await acknowledged
-        failure = next(
-            (error for send in sends if (error := send.exception()) is not None), refused
-        )
-        if failure is not None:
-            raise failure
+        self._count(size)
+        arrivals = _Arrivals(lambda: self._count(-size))
+        try:
+            for record in records:
+                try:
+                    send = await self._hand_over(record)
+                except KafkaError as failed:
+                    refused = refused or failed
+                else:
+                    arrivals.expect(send)
+                    sends.append(send)
+        finally:
+            arrivals.handed_over()
+        await arrivals.complete()
+        for send in sends:
+            if (failure := send.exception()) is not None:
+                raise failure
+        if refused is not None:
+            raise refused
         return [_position(send.result()) for send in sends]
 
     async def _hand_over(self, record: Outgoing) -> asyncio.Future[Any]:
@@ -307,15 +289,45 @@ class KafkaLog:
         )
 
 
-async def closed(closing: Coroutine[Any, Any, None]) -> None:
-    """Await what closes a client of aiokafka, but not for ever.
+class _Arrivals:
+    """The records of one append on their way; together they are over once.
 
-    In it a task that is cancelled just when its answer comes goes on, and is waited for; a second
-    time, when the limit is over, it ends.
+    Args:
+        over: called when the broker took or refused the last, also where nobody waits any more.
     """
-    with suppress(TimeoutError):
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await closing
+
+    __slots__ = ("_complete", "_over", "_underway")
+
+    def __init__(self, over: Callable[[], None]) -> None:
+        self._over = over
+        self._underway = 1  # the handing over itself
+        self._complete: asyncio.Future[None] | None = None
+
+    def expect(self, send: asyncio.Future[Any]) -> None:
+        """Count a record that is on its way."""
+        self._underway += 1
+        send.add_done_callback(self._arrived)
+
+    def handed_over(self) -> None:
+        """Expect no more."""
+        self._underway -= 1
+        if not self._underway:
+            self._over()
+
+    async def complete(self) -> None:
+        """Return once every record arrived or failed."""
+        if self._underway:
+            self._complete = asyncio.get_running_loop().create_future()
+            await self._complete
+
+    def _arrived(self, send: asyncio.Future[Any]) -> None:
+        if not send.cancelled():
+            send.exception()  # looked at: whoever gave it up was told already
+        self._underway -= 1
+        if not self._underway:
+            self._over()
+            if self._complete is not None and not self._complete.done():
+                self._complete.set_result(None)
 
 
 def _weight(record: Outgoing) -> int:

@@ -16,11 +16,13 @@ from aiokafka.errors import (
 
 from bitbylaw_common import metrics
 from bitbylaw_common.errors import LogUnavailableError, OwnershipLost
+from bitbylaw_common.kafka.closing import closed
 from bitbylaw_common.runtime.ports import Outgoing, check_sizes
 from bitbylaw_common.topics import LARGE_RECORD_BYTES, MIB
 
 TAKE_OVER_SECONDS = 15.0
 WRITE_SECONDS = 12.0
+CLOSE_SECONDS = 2.0
 TRANSACTION_MS = 15_000
 """The broker ends a transaction that its writer left open after this; longer than a write may take,
 so that it is always the writer who learns first."""
@@ -187,9 +189,14 @@ async def _stop(producer: AIOKafkaProducer) -> None:
     would wait for what a silent broker still owes.
     """
     producer._closed = True  # noqa: SLF001 - else it complains that nobody stopped it
-    with suppress(KafkaError, OSError, TimeoutError):
-        async with asyncio.timeout(2):
-            await producer.client.close()
-    with suppress(KafkaError, OSError, TimeoutError):
-        async with asyncio.timeout(2):
-            await producer._sender.close()  # noqa: SLF001 - there is no stop without a flush
+    with suppress(KafkaError, OSError):
+        await closed(producer.client.close(), CLOSE_SECONDS)
+    with suppress(KafkaError, OSError):
+        # There is no stop without a flush.
+        await closed(producer._sender.close(), CLOSE_SECONDS)  # noqa: SLF001
+    # A batch that was given up holds the failure once more, where nobody looks; Python would
+    # complain of it in the log, long after the write was told.
+    for batches in producer._message_accumulator._batches.values():  # noqa: SLF001
+        for batch in batches:
+            if batch._drain_waiter.done():  # noqa: SLF001
+                _look(batch._drain_waiter)  # noqa: SLF001

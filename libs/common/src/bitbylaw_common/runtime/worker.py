@@ -386,7 +386,10 @@ class Worker(Generic[D]):
             return
         self._meter.arrived()
         key, item, coalesce = self._lane_of(record)
-        if f"{record.topic}:{record.partition}:{record.offset}" in part.scheduled:
+        if (
+            part.scheduled
+            and f"{record.topic}:{record.partition}:{record.offset}" in part.scheduled
+        ):
             # Only the commit of its offset was lost; the next attempt may be over by now, too.
             offsets.finished(record.offset)
             return
@@ -686,7 +689,8 @@ class Worker(Generic[D]):
 
     def _pump(self) -> None:
         while (
-            len(self._running) < self._desk.options.concurrency
+            self._lanes.waiting
+            and len(self._running) < self._desk.options.concurrency
             and len(self._closing) < JOURNALS_TOGETHER
             and not self._stopping
             and not self._desk.holding

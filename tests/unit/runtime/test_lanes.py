@@ -3,7 +3,6 @@
 import random
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -259,7 +258,7 @@ def test_nothing_of_a_held_key_starts_until_what_is_due_went_first() -> None:
     lanes.add(key("b"), item(3), coalesce=False)
     assert [work.key for work in all_ready(lanes)] == [key("b")]
 
-    again = replace(item(9, cause="due"), due=datetime(2026, 3, 2, tzinfo=UTC))
+    again = item(9, cause="due")._replace(due=datetime(2026, 3, 2, tzinfo=UTC))
     lanes.add(key("a"), again, coalesce=False)
     assert taken(lanes).item is again
     lanes.finish(key("a"))

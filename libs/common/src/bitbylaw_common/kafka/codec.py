@@ -2,10 +2,9 @@
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -23,8 +22,7 @@ _VERSION = {"v"}
 DUPLICATE = "bbl-dup"
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """What the headers say about an event.
 
     Attributes:

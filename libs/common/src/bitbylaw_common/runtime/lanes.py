@@ -28,8 +28,7 @@ class LaneKey(NamedTuple):
         return "|".join(self).encode()
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One reason to run.
 
     Attributes:
@@ -56,8 +55,7 @@ class Item:
     origin: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """One run to make.
 
     Attributes:
@@ -82,12 +80,17 @@ LINKS_KEPT = 32
 
 @dataclass(slots=True)
 class _Lane:
+    """One key's; most live for one record, so it holds no more than it must.
+
+    Attributes:
+        waiting: with when each came, as a number that rises.
+    """
+
     coalesce: bool
-    waiting: deque[Item] = field(default_factory=deque)
-    serials: deque[int] = field(default_factory=deque)
+    waiting: deque[tuple[int, Item]] = field(default_factory=deque)
     positions: list[Position] = field(default_factory=list)
     causes: set[Cause] = field(default_factory=set)
-    links: deque[str] = field(default_factory=lambda: deque(maxlen=LINKS_KEPT))
+    links: list[str] = field(default_factory=list)
     answers: int = 0
     size: int = 0
     running: bool = False
@@ -98,7 +101,6 @@ class _Lane:
         """Forget what waits; return how many items that were."""
         dropped = self.answers if self.coalesce else len(self.waiting)
         self.waiting.clear()
-        self.serials.clear()
         self.links.clear()
         self.positions, self.causes, self.answers, self.size = [], set(), 0, 0
         return dropped
@@ -153,28 +155,24 @@ class Lanes:
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = _Lane(coalesce)
-        spared = 0
+        spared, serial = 0, self._serial
         if coalesce:
             if lane.waiting:
                 spared = lane.size
-                if trace := lane.waiting[-1].envelope.traceparent:
+                serial, before = lane.waiting.pop()
+                if trace := before.envelope.traceparent:
                     lane.links.append(trace)
-                lane.waiting.clear()
-            else:
-                lane.serials.append(self._serial)
+                    del lane.links[:-LINKS_KEPT]
             if item.position is not None:
                 lane.positions.append(item.position)
             lane.causes.add(item.cause)
             lane.answers += 1
             lane.size = item.size
-        if coalesce:
-            lane.waiting.append(item)
+            lane.waiting.append((serial, item))
         elif item.due is not None:
-            lane.waiting.appendleft(item)
-            lane.serials.appendleft(lane.serials[0] if lane.serials else self._serial)
+            lane.waiting.appendleft((lane.waiting[0][0] if lane.waiting else serial, item))
         else:
-            lane.waiting.append(item)
-            lane.serials.append(self._serial)
+            lane.waiting.append((serial, item))
         self._serial += 1
         lane.held = held
         self.waiting += 1
@@ -199,8 +197,7 @@ class Lanes:
         _, key = heapq.heappop(first)
         lane = self._lanes[key]
         lane.queued, lane.running = False, True
-        item = lane.waiting.popleft()
-        lane.serials.popleft()
+        _, item = lane.waiting.popleft()
         if lane.coalesce:
             work = Work(
                 key,
@@ -229,7 +226,7 @@ class Lanes:
         lane = self._lanes[key]
         lane.running = False
         # What became due before this was told waits already, and first: it ends the hold.
-        lane.held = held and not (lane.waiting and lane.waiting[0].due is not None)
+        lane.held = held and not (lane.waiting and lane.waiting[0][1].due is not None)
         self.running -= 1
         self._runs[key.step] -= 1
         if lane.waiting:
@@ -245,7 +242,7 @@ class Lanes:
         gone = frozenset(partitions)
         dropped = 0
         for key, lane in list(self._lanes.items()):
-            if not lane.waiting or lane.waiting[-1].partition not in gone:
+            if not lane.waiting or lane.waiting[-1][1].partition not in gone:
                 continue
             dropped += lane.clear()
             lane.queued = False
@@ -261,4 +258,4 @@ class Lanes:
     def _queue(self, key: LaneKey, lane: _Lane) -> None:
         if not lane.running and not lane.queued and not lane.held:
             lane.queued = True
-            heapq.heappush(self._ready.setdefault(key.step, []), (lane.serials[0], key))
+            heapq.heappush(self._ready.setdefault(key.step, []), (lane.waiting[0][0], key))

@@ -7,9 +7,9 @@ so a crash anywhere means "run again", and what runs again finds what was done.
 
 import base64
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic_core import to_json
 
@@ -320,8 +320,7 @@ class Run(Generic[D]):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Closing:
+class Closing(NamedTuple):
     """The last of a run that left nothing in the schedule: its journal.
 
     Attributes:

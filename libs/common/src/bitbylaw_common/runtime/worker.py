@@ -7,10 +7,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from bitbylaw_common import metrics, spans, topics, tracing
 from bitbylaw_common.circuits import Circuits
@@ -68,8 +67,7 @@ JOURNALS_GATHERED = 64
 """So many are written at once, without waiting for more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Underway:
+class Underway(NamedTuple):
     """One run under way."""
 
     work: Work
@@ -740,7 +738,7 @@ class Worker(Generic[D]):
             if begun.how == "stale":
                 _finish(part, work)
                 return
-            work = replace(work, item=replace(work.item, given=begun.tick))
+            work = work._replace(item=work.item._replace(given=begun.tick))
         run = Run(self._desk, part, work, begun)
         closing: Closing | None = None
         try:

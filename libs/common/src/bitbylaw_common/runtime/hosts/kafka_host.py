@@ -13,6 +13,7 @@ from bitbylaw_common.logs import step_logger
 from bitbylaw_common.runtime.app import App
 from bitbylaw_common.runtime.desk import WorkerOptions
 from bitbylaw_common.runtime.offsets import Commit
+from bitbylaw_common.runtime.pipeline import given_way
 from bitbylaw_common.runtime.ports import Gates, Locks, Log
 from bitbylaw_common.runtime.worker import Place, Worker
 
@@ -204,7 +205,8 @@ class KafkaHost(Generic[D]):
         self._looks.fetched(len(records))
         self.worker.deliver(*records)
         if records:
-            await asyncio.sleep(0)  # the handlers go first
+            await asyncio.sleep(0)  # the handlers go first, then the next fetch
+            await given_way()
         for topic, count in Counter(record.topic for record in records).items():
             metrics.RECORDS_CONSUMED.labels(self._app.name, topic).inc(count)
         self.worker.fire_due()

@@ -1,7 +1,7 @@
 """The reference of latency: one aiokafka consumer in a loop, validation and a commit now and then.
 
-With a journal it also notes each record on a topic, a tenth of a second's notes at once, and commits
-what is noted: the least that a program does of which it can be told what became of a record.
+With a journal it also notes each record on a topic, and commits what is noted: the least that a
+program does of which it can be told afterwards what became of a record.
 """
 
 import argparse
@@ -41,7 +41,7 @@ async def consume(given: argparse.Namespace) -> None:
     await consumer.start()
     if given.journal:
         producer = AIOKafkaProducer(
-            bootstrap_servers=given.kafka, acks="all", enable_idempotence=True, linger_ms=100
+            bootstrap_servers=given.kafka, acks="all", enable_idempotence=True
         )
         await producer.start()
     for place in consumer.assignment():

@@ -36,12 +36,14 @@ class Bar:
         limit: of our value divided by the reference's in the same repeat, or of our value itself.
         kind: "ratio" compares with the reference, "value" does not.
         at_least: the limit is the least, not the most.
+        reference: the side compared with; empty for the case's.
     """
 
     metric: str
     limit: float
     kind: Literal["ratio", "value"] = "ratio"
     at_least: bool = False
+    reference: str = ""
 
     def holds(self, value: float) -> bool:
         """Whether `value` is on the right side of the limit."""
@@ -99,7 +101,8 @@ class Case:
     def _verdict(self, bar: Bar) -> Verdict | None:
         ours = _column(self.measured.get(OURS, ()), bar.metric)
         if bar.kind == "ratio":
-            theirs = _column(self.measured.get(self.reference or "", ()), bar.metric)
+            reference = bar.reference or self.reference or ""
+            theirs = _column(self.measured.get(reference, ()), bar.metric)
             # what is nothing, or less, has no multiple
             ours = tuple(a / b for a, b in zip(ours, theirs, strict=False) if b > 0)
         if not ours:
@@ -164,6 +167,7 @@ def _case(case: Case) -> dict[str, Any]:
             {
                 "metric": verdict.bar.metric,
                 "kind": verdict.bar.kind,
+                "reference": verdict.bar.reference or case.reference,
                 "limit": verdict.bar.limit,
                 "at_least": verdict.bar.at_least,
                 "values": list(verdict.values),
@@ -214,7 +218,7 @@ def sentence(verdict: Verdict, case: Case) -> str:
     """Return a verdict in words."""
     words = {metric.key: metric.words for metric in case.metrics}[verdict.bar.metric]
     how = "at least" if verdict.bar.at_least else "at most"
-    what = f"of {case.reference}" if verdict.bar.kind == "ratio" else ""
+    what = f"of {verdict.bar.reference or case.reference}" if verdict.bar.kind == "ratio" else ""
     times = "x" if verdict.bar.kind == "ratio" else ""
     spread = _cell(verdict.values, 2)
     met = "met" if verdict.met else "**not met**"

@@ -178,41 +178,63 @@ class KafkaLog:
         Raises:
             KafkaError: of the first that was not stored; every other was waited for.
         """
-        sends: list[asyncio.Future[Any]] = []
+        sends: list[tuple[asyncio.Future[Any], Sequence[int]]] = []
         refused: KafkaError | None = None
         self._count(size)
         arrivals = _Arrivals(lambda: self._count(-size))
         try:
-            for record in records:
-                try:
-                    send = await self._hand_over(record)
-                except KafkaError as failed:
-                    refused = refused or failed
-                else:
+            for place, numbers in _by_place(records).items():
+                left = numbers
+                while left:
+                    try:
+                        send, held = await self._hand_over(place, [records[n] for n in left])
+                    except KafkaError as failed:
+                        refused = refused or failed
+                        break
                     arrivals.expect(send)
-                    sends.append(send)
+                    sends.append((send, left[:held]))
+                    left = left[held:]
         finally:
             arrivals.handed_over()
         await arrivals.complete()
-        for send in sends:
+        for send, _ in sends:
             if (failure := send.exception()) is not None:
                 raise failure
         if refused is not None:
             raise refused
-        return [_position(send.result()) for send in sends]
+        return _positions(len(records), sends)
 
-    async def _hand_over(self, record: Outgoing) -> asyncio.Future[Any]:
+    async def _hand_over(
+        self, place: tuple[str, int], records: Sequence[Outgoing]
+    ) -> tuple[asyncio.Future[Any], int]:
+        """Give the producer what it takes at once of one partition's records, in their order.
+
+        Returns:
+            What ends when that is stored, with the place of its first record; and how many it holds.
+        """
         if self._producer is None:
             raise LogUnavailableError("the connection to Kafka is not open")
-        send: asyncio.Future[Any] = await self._producer.send(
-            record.topic,
-            record.value,
-            record.key,
-            partition_of(record.key) if record.partition is None else record.partition,
-            None,
-            [(name, text.encode()) for name, text in record.headers.items()],
-        )
-        return send
+        topic, partition = place
+        first = records[0]
+        send: asyncio.Future[Any]
+        if len(records) == 1:
+            # A single one shares its batch with those of others.
+            send = await self._producer.send(
+                topic, first.value, first.key, partition, None, _headers(first)
+            )
+            return send, 1
+        # One by one, each would have a future of its own, which costs many times what it does.
+        batch = self._producer.create_batch()
+        held = 0
+        for record in records:
+            written = batch.append(
+                timestamp=None, key=record.key, value=record.value, headers=_headers(record)
+            )
+            if written is None:
+                break
+            held += 1
+        send = await self._producer.send_batch(batch, topic, partition=partition)
+        return send, held
 
     def _count(self, size: int) -> None:
         self._waiting += size
@@ -334,8 +356,29 @@ def _weight(record: Outgoing) -> int:
     return len(record.key) + len(record.value or b"")
 
 
-def _position(stored: Any) -> Position:
-    return Position(stored.topic, stored.partition, stored.offset)
+def _headers(record: Outgoing) -> list[tuple[str, bytes]]:
+    return [(name, text.encode()) for name, text in record.headers.items()]
+
+
+def _by_place(records: Sequence[Outgoing]) -> dict[tuple[str, int], list[int]]:
+    """Return the records' numbers by topic and partition."""
+    places: dict[tuple[str, int], list[int]] = {}
+    for number, record in enumerate(records):
+        partition = partition_of(record.key) if record.partition is None else record.partition
+        places.setdefault((record.topic, partition), []).append(number)
+    return places
+
+
+def _positions(
+    count: int, sends: Sequence[tuple[asyncio.Future[Any], Sequence[int]]]
+) -> list[Position]:
+    """Return where each of `count` records lies, from what was stored of which."""
+    found: dict[int, Position] = {}
+    for send, numbers in sends:
+        stored = send.result()
+        for distance, number in enumerate(numbers):
+            found[number] = Position(stored.topic, stored.partition, stored.offset + distance)
+    return [found[number] for number in range(count)]
 
 
 def _failed(error: KafkaError | OSError) -> LogUnavailableError | RecordRefused:

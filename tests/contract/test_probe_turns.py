@@ -28,6 +28,9 @@ MINUTE = 0.8
 SLACK = 0.02
 """Redis counts in whole milliseconds, and the answer is on its way for a while."""
 
+LATE = MINUTE / 2
+"""How late a busy machine may note a probe; those of a fleet that does not ask as one come together."""
+
 
 @pytest.fixture(autouse=True)
 def _short_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +81,7 @@ def refuse(fleet: Sequence[Circuits], side: Side) -> None:
 
 
 async def until_probed(side: Side, times: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(side.probes) < times:  # noqa: ASYNC110 - the other side rings no bell
             await asyncio.sleep(0.01)
 
@@ -90,13 +93,15 @@ async def test_three_processes_whose_key_is_refused_probe_once_a_minute_together
     async with fleet(redis_url, side) as processes:
         refuse(processes, side)
         await until_probed(side, 6)
-        assert min(side.gaps()) >= MINUTE - SLACK
+        assert min(side.gaps()) >= MINUTE - LATE
+        assert sum(side.gaps()) >= len(side.gaps()) * MINUTE - LATE
 
         # and when the key is good again, all find out at once
         side.refuses = False
-        async with asyncio.timeout(3 * MINUTE):
+        async with asyncio.timeout(60):
             while {one.of(side.name).state for one in processes} != {State.RAMPING}:  # noqa: ASYNC110 - nor does a circuit
                 await asyncio.sleep(0.01)
+        assert max(side.gaps()[-2:]) < MINUTE
     async with Redis.from_url(redis_url) as redis:
         assert not await redis.exists(f"turn:{side.name}")
 
@@ -108,10 +113,12 @@ async def test_a_process_that_dies_with_the_turn_holds_nobody_up_for_longer_than
     async with fleet(redis_url, side, 1) as processes:
         refuse(processes, side)
         await until_probed(side, 1)
+    async with Redis.from_url(redis_url) as redis:
+        assert await redis.pttl(f"turn:{side.name}") <= MINUTE * 1000
     async with fleet(redis_url, side, 1) as processes:
         refuse(processes, side)
         await until_probed(side, 2)
-    assert MINUTE - SLACK <= side.gaps()[0] < 3 * MINUTE
+    assert side.gaps()[0] >= MINUTE - LATE
 
 
 async def test_without_redis_each_process_probes_once_a_minute_and_says_so(

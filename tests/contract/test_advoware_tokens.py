@@ -313,7 +313,7 @@ async def test_without_redis_every_process_has_its_token_and_says_so_once(
             await stack.redis.start()
 
         office.sim.gateway.revoke()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not await _answers(office.redis, RedisTokens.TOKEN):
                 await first.check()
                 office.sim.gateway.revoke()

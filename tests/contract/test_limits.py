@@ -86,7 +86,7 @@ def warnings() -> Iterator[list[Line]]:
 
 @asynccontextmanager
 async def client(url: str) -> AsyncIterator[Redis]:
-    redis = Redis.from_url(url, socket_timeout=0.5, socket_connect_timeout=0.5)
+    redis = Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
     try:
         yield redis
     finally:
@@ -125,9 +125,9 @@ async def three_processes(url: str, system: str, rate: float, seconds: float) ->
             processes.append(process)
         for process in processes:
             assert process.stdout is not None
-            assert await asyncio.wait_for(process.stdout.readline(), 20) == b"ready\n"
+            assert await asyncio.wait_for(process.stdout.readline(), 60) == b"ready\n"
         answers = await asyncio.wait_for(
-            asyncio.gather(*(process.communicate(b"go\n") for process in processes)), 25
+            asyncio.gather(*(process.communicate(b"go\n") for process in processes)), 60
         )
     told = [json.loads(out) for out, _ in answers]
     return Told(
@@ -178,7 +178,7 @@ def median(values: list[float]) -> float:
 async def test_the_shared_rate_is_the_same_arithmetic_as_the_local_one(
     redis_url: str, system: str
 ) -> None:
-    rate = Rate(0.5)  # so slow that this test's own time does not count
+    rate = Rate(0.05)  # so slow that this test's own time does not count
     async with client(redis_url) as redis:
         limits = RedisLimits(redis, SystemClock(), {system: rate})
         assert await limits._wait(system, rate, "sync") == 0
@@ -200,17 +200,17 @@ async def test_a_key_from_the_future_or_of_nonsense_stops_nothing(
         limits = RedisLimits(redis, SystemClock(), {system: rate})
         for value in ("9" * 17, "nonsense", "-5"):
             await redis.set(f"rate:{system}", value)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await take(limits, system)
 
 
 async def test_who_cannot_be_sent_in_time_is_held_back(redis_url: str, system: str) -> None:
     async with client(redis_url) as redis, client(redis_url) as another:
         clock = SystemClock()
-        ours = RedisLimits(redis, clock, {system: Rate(0.5)})
-        theirs = RedisLimits(another, clock, {system: Rate(0.5)})
+        ours = RedisLimits(redis, clock, {system: Rate(0.05)})
+        theirs = RedisLimits(another, clock, {system: Rate(0.05)})
         await take(theirs, system)
-        with pytest.raises(HeldBack, match=r"limit of 0\.5 calls a second left no room"):
+        with pytest.raises(HeldBack, match=r"limit of 0\.05 calls a second left no room"):
             await take(ours, system, within=0.2)
 
 
@@ -247,7 +247,7 @@ async def test_without_redis_each_process_keeps_the_rate_alone_and_says_so_once(
         assert metrics.value("bitbylaw_redis_up") == 0
         assert [line["level"] for line in warnings] == ["warning"]
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not await redis_has(limits, redis, system):  # noqa: ASYNC110 - a start rings no bell
                 await asyncio.sleep(0.05)
     assert metrics.value("bitbylaw_redis_up") == 1

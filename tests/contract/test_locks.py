@@ -23,6 +23,11 @@ from log_lines import captured
 pytestmark = pytest.mark.kafka
 
 ANSWER_SECONDS = 0.3
+"""How long a client waits for a frozen Redis."""
+
+BUSY = 10
+"""So many times longer may a busy machine take for what takes none."""
+
 ENTITY = "document"
 Line = dict[str, Any]
 
@@ -143,7 +148,7 @@ async def test_many_who_want_one_lock_at_once_get_it_once(redis: Redis, entity_i
             await release.wait()
 
     tasks = [asyncio.create_task(want(f"service-{n}")) for n in range(20)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(asked) < len(tasks):
             await asyncio.wait(tasks, timeout=0.01)
     release.set()
@@ -182,11 +187,11 @@ async def test_a_lock_that_went_to_somebody_else_is_not_taken_from_them(
 async def test_a_lock_is_renewed_as_long_as_it_is_held_and_only_while_it_is_ours(
     redis: Redis, entity_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks_module, "TTL_SECONDS", 1)
+    monkeypatch.setattr(locks_module, "TTL_SECONDS", 3)
 
     async def rises(times: int) -> None:
         before = await redis.pttl(key(entity_id))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while times:
                 now = await redis.pttl(key(entity_id))
                 assert now > 0, "it ran out while it was held"
@@ -198,8 +203,8 @@ async def test_a_lock_is_renewed_as_long_as_it_is_held_and_only_while_it_is_ours
         await rises(4)  # longer than it lives without being renewed
         assert await redis.get(key(entity_id)) == token
 
-        await redis.set(key(entity_id), "another's token", px=600)
-        async with asyncio.timeout(5):
+        await redis.set(key(entity_id), "another's token", px=2_000)
+        async with asyncio.timeout(60):
             while await redis.exists(key(entity_id)):  # noqa: ASYNC110 - Redis rings no bell
                 await asyncio.sleep(0.01)
 
@@ -213,9 +218,9 @@ async def test_a_run_that_is_cancelled_frees_its_lock(redis: Redis, entity_id: s
             await asyncio.Event().wait()
 
     task = asyncio.create_task(work())
-    await asyncio.wait_for(entered.wait(), 5)
+    await asyncio.wait_for(entered.wait(), 60)
     task.cancel()
-    await asyncio.wait({task}, timeout=5)
+    await asyncio.wait({task}, timeout=60)
     assert task.cancelled()
     assert not await redis.exists(key(entity_id))
 
@@ -242,7 +247,7 @@ async def test_without_redis_every_run_goes_on_with_one_warning_and_is_counted(
         locks = RedisLocks(redis, service="a")
         await stack.redis.stop()
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 for _ in range(50):
                     async with locks.hold(ENTITY, entity_id) as held:
                         assert held
@@ -255,7 +260,7 @@ async def test_without_redis_every_run_goes_on_with_one_warning_and_is_counted(
         assert entity_id not in str(warnings)
 
         # and once it is back they are held again, which is said once too
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not await _really_held(locks, redis, entity_id):  # noqa: ASYNC110 - nor does a start
                 await asyncio.sleep(0.05)
     assert metrics.value("bitbylaw_redis_up") == 1
@@ -284,8 +289,9 @@ async def test_a_frozen_redis_slows_one_run_and_not_those_behind_it(
                 async with locks.hold(ENTITY, f"{entity_id}-{number}") as held:
                     assert held
             others = loop.time() - began
-    assert ANSWER_SECONDS * 0.9 < first < ANSWER_SECONDS * 4
-    assert others < ANSWER_SECONDS
+    # each of those behind it would wait as long, were it not known by then
+    assert ANSWER_SECONDS * 0.9 < first < ANSWER_SECONDS * BUSY
+    assert others < ANSWER_SECONDS * BUSY
     assert [line["level"] for line in warnings] == ["warning"]
 
 
@@ -304,7 +310,7 @@ async def test_a_run_whose_redis_goes_away_in_the_middle_ends_as_if_it_held_its_
             else:
                 undo.enter_context(frozen(stack))
             # its renewal finds out
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while not warnings:  # noqa: ASYNC110 - nor does a log
                     await asyncio.sleep(0.01)
         assert metrics.value("bitbylaw_redis_up") == 0
@@ -344,7 +350,7 @@ async def test_a_run_is_told_once_when_another_took_its_lock(
     async with RedisLocks(redis, service="a").hold(ENTITY, entity_id, lost) as held:
         assert held
         await redis.set(key(entity_id), "another's token")
-        await asyncio.wait_for(told.wait(), 5)
+        await asyncio.wait_for(told.wait(), 60)
         # what they hold is not prolonged, nor taken back when they are done
         assert await redis.pttl(key(entity_id)) == -1
         await redis.delete(key(entity_id))
@@ -359,12 +365,12 @@ async def test_a_run_is_told_once_when_another_took_its_lock(
 async def test_a_lock_that_redis_forgot_is_taken_again_and_the_run_goes_on(
     redis: Redis, entity_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks_module, "TTL_SECONDS", 0.3)
+    monkeypatch.setattr(locks_module, "TTL_SECONDS", 1)
     told = asyncio.Event()
     async with RedisLocks(redis, service="a").hold(ENTITY, entity_id, told.set):
         token = await redis.get(key(entity_id))
         await redis.delete(key(entity_id))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while await redis.get(key(entity_id)) != token:  # noqa: ASYNC110 - Redis rings no bell
                 await asyncio.sleep(0.01)
     assert not told.is_set()

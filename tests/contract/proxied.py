@@ -55,7 +55,7 @@ class Shelf:
 
     async def until(self, count: int) -> list[ProxyAnswered]:
         """Return the events once there are `count`."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(25):
             while len(found := self.events()) < count:
                 self._grown.clear()
                 await self._grown.wait()

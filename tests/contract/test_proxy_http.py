@@ -174,12 +174,12 @@ async def test_an_advoware_that_does_not_answer_in_time_is_a_504() -> None:
 
 
 async def test_a_slow_caller_is_not_taken_for_a_slow_advoware() -> None:
-    async with office({"ADVOWARE_API_TIMEOUT_SECONDS": "0.4"}) as run:
+    async with office({"ADVOWARE_API_TIMEOUT_SECONDS": "1"}) as run:
         body = random.Random(1).randbytes(600 * 1024)
 
         async def slowly() -> AsyncIterator[bytes]:
             for start in range(0, len(body), 300 * 1024):
-                await asyncio.sleep(0.6)
+                await asyncio.sleep(1.3)
                 yield body[start : start + 300 * 1024]
 
         answer = await run.ask("POST", "endpoint=Sim/echo", data=slowly())
@@ -390,7 +390,7 @@ async def test_a_caller_who_goes_away_while_advoware_thinks_cancels_the_call(run
     await run.ask("GET", "endpoint=employees")
     run.sim.faults.plan("latency", operation="probe", seconds=20)
     with pytest.raises(TimeoutError):
-        await run.ask("GET", "endpoint=Sim/echo", timeout=aiohttp.ClientTimeout(total=0.3))
+        await run.ask("GET", "endpoint=Sim/echo", timeout=aiohttp.ClientTimeout(total=1))
 
     _, event = await run.log.until(2)
     assert (event.status, event.whole) == (499, False)

@@ -153,6 +153,7 @@ async def test_an_upload_of_100_mib_leaves_memory_flat_and_arrives_byte_for_byte
     assert running.highest_bytes() - idle < FLAT
 
 
+@pytest.mark.timeout(180)
 async def test_without_kafka_and_redis_the_proxy_answers_and_says_what_is_missing(
     running: Running,
 ) -> None:
@@ -160,7 +161,7 @@ async def test_without_kafka_and_redis_the_proxy_answers_and_says_what_is_missin
         assert answer.status == 200
         assert len((await answer.json())["result"]) == 4
     lost = "bitbylaw_proxy_events_lost_total 1.0"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             async with running.session.get(f"{running.proxy.url}/metrics") as page:
                 if lost in await page.text():

@@ -12,14 +12,14 @@ async def test_what_takes_too_long_ends_with_a_time_out() -> None:
 
 
 async def test_what_ends_in_time_is_left_alone_and_the_next_has_its_own_time() -> None:
-    deadlines = Deadlines(0.05)
-    for _ in range(5):
+    deadlines = Deadlines(1)
+    for _ in range(4):
         with deadlines.limit():
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.3)
 
 
 async def test_many_wait_at_once_and_each_is_judged_by_itself() -> None:
-    deadlines = Deadlines(0.05)
+    deadlines = Deadlines(1)
     never = asyncio.Event()
     ended: list[tuple[int, str]] = []
 
@@ -31,7 +31,7 @@ async def test_many_wait_at_once_and_each_is_judged_by_itself() -> None:
         except TimeoutError:
             ended.append((number, "late"))
 
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         for number in range(300):
             group.create_task(wait(number))
     assert sorted(ended) == [(n, "in time" if n % 3 else "late") for n in range(300)]

@@ -51,7 +51,7 @@ from bitbylaw_common.runtime.triggers import ApiRequest, ApiResponse, HttpTrigge
 from bitbylaw_common.runtime.worker import Place, Worker
 from bitbylaw_common.topics import JOURNAL, PARTITIONS, dlq
 
-SETTLE_SECONDS = 20.0
+SETTLE_SECONDS = 60.0
 """Real seconds after which a world that does not come to rest is called stuck."""
 
 SESSION_SECONDS = 30.0

@@ -55,7 +55,7 @@ from unit.cli.shelf import SERVICE, STEP, entry, letter
 
 CONTROL_KEY = "the key of this scene's control routes"
 SWEEP = "steps::Document Sweep::trigger::0"
-WITHIN_SECONDS = 20
+WITHIN_SECONDS = 60
 _CLOCK = SystemClock()
 _OFFSETS = "__consumer_offsets"
 _MINUTE = timedelta(minutes=1)
@@ -282,7 +282,7 @@ class Scene:
         await self._lock(TTL_SECONDS)
 
     async def _give_lock_left(self) -> None:
-        await self._lock(TTL_SECONDS / 3)
+        await self._lock(TTL_SECONDS / 2)
 
     async def _lock(self, seconds_left: float) -> None:
         token = f"{SERVICE}/host-7-abcd/{'0' * 32}/{int(_CLOCK.now().timestamp())}"

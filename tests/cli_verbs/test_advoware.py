@@ -20,7 +20,7 @@ from cli_verbs.typist import Typed, bbl
 OK, FINDING, USAGE, UNREACHABLE, REFUSED = Exit
 PASSWORD = "geheimes-kennwort-der-kanzlei"
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 class Desk:

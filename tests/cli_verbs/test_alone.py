@@ -25,7 +25,7 @@ GIVEN_UP_SECONDS = 10.0
 TRIES = 3
 """What takes longer may have been kept from the processor by others; three times in a row it is not."""
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 _NOBODY = {
     "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
@@ -86,8 +86,10 @@ def test_a_verb_ends_as_it_should_where_no_system_is(
 
 
 def test_a_broker_that_is_not_there_is_given_up_in_ten_seconds(tmp_path: Path) -> None:
+    # what a command takes on this machine that asks nobody comes on top
+    usual = bbl("waiting", "--help", env=_NOBODY, folder=tmp_path).seconds
     tries = (bbl("waiting", env=_NOBODY, folder=tmp_path).seconds for _ in range(TRIES))
-    assert any(seconds < GIVEN_UP_SECONDS for seconds in tries)
+    assert any(seconds < usual + GIVEN_UP_SECONDS for seconds in tries)
 
 
 def _typed(way: Callable[..., Typed], number: int, names: Mapping[str, str], folder: Path) -> Ended:

@@ -23,11 +23,11 @@ from bitbylaw_common.topics import Topic
 from harness import Harness, kafka_harness
 from toy import CHANGED, ORDERED, Ledger, ThingBase, ThingChanged, state
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(300)]
 
 STORIES = 200
 SEEDS = (1, 2, 3)
-RUN_SECONDS = 20.0
+RUN_SECONDS = 60.0
 """A run that does not come within this never comes."""
 
 Moment = Literal["before", "during", "on its way", "at the end", "behind the end"]

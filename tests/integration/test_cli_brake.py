@@ -26,7 +26,7 @@ from bitbylaw_devstack import Stack
 pytestmark = pytest.mark.kafka
 
 SERVICE = "document-sync"
-WITHIN_SECONDS = 20
+WITHIN_SECONDS = 60
 WHOLE = Extent()
 _CLOCK = SystemClock()
 

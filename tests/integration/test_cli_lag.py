@@ -52,7 +52,7 @@ SERVICE = "document-sync"
 STEP = "Document Sync"
 TOPIC = topics.DOCUMENT_UPDATE
 SUBSCRIBED = (TOPIC.name, topics.requests(SERVICE).name)
-WITHIN_SECONDS = 20
+WITHIN_SECONDS = 60
 COMMAND = (sys.executable, "-c", "from bitbylaw_cli.main import main; main()")
 _CLOCK = SystemClock()
 
@@ -484,7 +484,6 @@ def test_a_hosted_service_tells_how_it_stands_and_says_good_bye(
     assert "when document-sync-0 stopped" in gone.words
 
 
-@pytest.mark.timeout(60)
 def test_kafka_away_is_one_line_and_its_own_exit_code(system: System, stack: Stack) -> None:
     system.loop.do(stack.kafka.stop())
     answer = system.typed("lag")
@@ -492,7 +491,6 @@ def test_kafka_away_is_one_line_and_its_own_exit_code(system: System, stack: Sta
     assert answer.stderr.count("\n") == 1, answer.stderr
 
 
-@pytest.mark.timeout(60)
 def test_watching_a_kafka_that_is_away_says_so_and_goes_on(system: System) -> None:
     away = replace(system, connect={"bootstrap_servers": "127.0.0.1:1"})
     watched = away.typed("lag", "--watch", "--count", "2", "--every", "0.5")

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.kafka
 
 SERVICE = document_sync.name
 STEP = next(step.name for step in document_sync.steps if step.queue_triggers)
-WITHIN_SECONDS = 20
+WITHIN_SECONDS = 60
 _CLOCK = SystemClock()
 
 

@@ -32,12 +32,12 @@ from bitbylaw_common.runtime.hosting import Hosting, hosting
 from bitbylaw_common.runtime.ports import Record
 from bitbylaw_devstack import Stack
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
 SERVICE = "document-sync"
 TOPIC = topics.DOCUMENT_UPDATE
 CRON = "steps::Document Sweep::trigger::0"
-WITHIN_SECONDS = 25.0
+WITHIN_SECONDS = 60.0
 COMMAND = (sys.executable, "-c", "from bitbylaw_cli.main import main; main()")
 _CLOCK = SystemClock()
 

@@ -249,10 +249,10 @@ async def test_however_the_owner_ends_nothing_stays_behind(
 
         owner.send_signal(how)
         ended = time.monotonic()
-        owner.wait(15)
-        assert await until(lambda: not _children(tmp_path), 10)
+        owner.wait(30)
+        assert await until(lambda: not _children(tmp_path), 30)
 
-    assert time.monotonic() - ended < 5
+    assert time.monotonic() - ended < 10
     assert owner.returncode == (0 if how is not signal.SIGKILL else -signal.SIGKILL)
 
 
@@ -270,7 +270,7 @@ def test_the_command_says_in_one_line_why_it_does_not_start(stack: Stack, tmp_pa
         (_command(stack.state_dir), f"{stack.state_dir} is in use by process {os.getpid()}"),
         (_command(tmp_path, "--redis-port", taken), f"Redis cannot listen on {HOST}:{taken}"),
     ):
-        found = subprocess.run(words, check=False, capture_output=True, text=True, timeout=20)
+        found = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
         assert found.returncode == 1
         assert reason in found.stderr.splitlines()[-1]
         assert "Traceback" not in found.stderr

@@ -28,8 +28,8 @@ from bitbylaw_simulators.espocrm import EspoCRM
 from bitbylaw_simulators.xai import Xai
 from world import ESPOCRM, XAI, SimTransport
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(150)]
-UNTIL_SECONDS = 40
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(300)]
+UNTIL_SECONDS = 90
 DOCUMENTS = 8
 FUNCTION = document_coverage.function_id()
 
@@ -82,7 +82,7 @@ class Fleet:
     async def leave(self, name: str) -> None:
         _, task, stopping = self._running.pop(name)
         stopping.set()
-        await asyncio.wait_for(task, 30)
+        await asyncio.wait_for(task, 60)
 
     def owner(self) -> str | None:
         """Return the member that the cron's partition belongs to."""

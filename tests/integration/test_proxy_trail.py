@@ -52,7 +52,7 @@ async def test_calls_through_two_proxies_share_a_token_and_leave_a_trail(
     told: set[str] = set()
     async with AsyncExitStack() as opened:
         session = await opened.enter_async_context(
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60))
         )
         proxies: list[Hosting] = [
             await opened.enter_async_context(hosting([app], env)) for _ in range(2)
@@ -64,7 +64,7 @@ async def test_calls_through_two_proxies_share_a_token_and_leave_a_trail(
                 told.add(answer.headers["x-request-id"])
 
         # the fleet's functions are known to each of them
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while True:
                 async with session.get(f"{proxies[0].url}/_console/functions") as answer:
                     listed = {one["name"]: one for one in (await answer.json())["functions"]}
@@ -78,7 +78,7 @@ async def test_calls_through_two_proxies_share_a_token_and_leave_a_trail(
 
     found: dict[str, ProxyAnswered] = {}
     async with KafkaLog(connect, service="test") as log:
-        await log.connected(10)
+        await log.connected(60)
         places = {(topics.PROXY_RESPONSE.name, number): 0 for number in range(topics.PARTITIONS)}
         async for record in log.read(places):
             event, _ = codec.decode(topics.PROXY_RESPONSE, record)

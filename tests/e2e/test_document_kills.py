@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from bitbylaw_common.clock import SystemClock
+from bitbylaw_common.runtime.hosts.kafka_host import MEASURE_SECONDS
 from bitbylaw_devstack import Stack
 from system import System, running
 
@@ -216,10 +217,11 @@ async def at_rest(system: System) -> bool:
     own = [f for f in functions if f["service"] == "document-sync" and f["lag"] is not None]
     if not own or any(f["lag"] for f in own):
         return False
-    # What was fetched just now is delivered, and counted, in the round that is under way.
-    fetched = SystemClock().now().timestamp()
-    async with asyncio.timeout(10):
-        while (found := await _series(system))[PROGRESS] < fetched:  # noqa: ASYNC110 - a page is polled
+    # What was fetched just now is delivered in the round that is under way, and counted when the
+    # worker measures itself next.
+    counted = SystemClock().now().timestamp() + 4 * MEASURE_SECONDS
+    async with asyncio.timeout(60):
+        while (found := await _series(system))[PROGRESS] < counted:  # noqa: ASYNC110 - a page is polled
             await asyncio.sleep(0.1)
     return not any(value for name, value in found.items() if name != PROGRESS)
 

@@ -16,7 +16,7 @@ from bitbylaw_common.clock import SystemClock
 from bitbylaw_devstack import Stack
 from system import BIN, Service, System, running
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(300)]
 
 QUICK = {"XAI_SETTLE_SECONDS": "4"}
 V1, V2, V3 = (b"Klage Version %d\n" % number for number in (1, 2, 3))
@@ -123,7 +123,7 @@ async def ended(system: System, document: str, runs: int) -> bool:
 async def quiet(system: System, seconds: float = 1.5) -> None:
     """Return once neither side was asked anything for a while."""
     last, since = (0, 0), time.monotonic()
-    async with asyncio.timeout(25):
+    async with asyncio.timeout(60):
         while time.monotonic() - since < seconds:
             now = (len(await system.calls("espocrm")), len(await system.calls("xai")))
             if now != last:
@@ -134,7 +134,7 @@ async def quiet(system: System, seconds: float = 1.5) -> None:
 async def killed_at(system: System, effect: str, since: int) -> None:
     """Kill the worker as soon as a simulator has logged the effect."""
     side = "espocrm" if effect == "update" else "xai"
-    async with asyncio.timeout(25):
+    async with asyncio.timeout(60):
         while not any(c["effect"] == effect for c in await system.calls(side, since, wait=2)):
             pass
     await system.worker.kill()
@@ -160,9 +160,9 @@ async def test_espo_15_what_kafka_could_not_take_is_sent_again_and_stored_once(
             async with system.session.post(url, json=[{"id": "again"}]) as answer:
                 return answer.status == 200
 
-        await system.until(answers_again, seconds=40)
+        await system.until(answers_again)
         await ten_minutes_later(system)
-        await system.until(lambda: akte.agrees(klage), seconds=40)
+        await system.until(lambda: akte.agrees(klage))
         await quiet(system)
         assert set((await uploads(system)).values()) == {1}
         assert await system.dead_letters() == []
@@ -247,6 +247,7 @@ async def test_xai_04_13_and_30_many_words_of_one_document_end_in_its_last_state
         await system.edit(action="delete", id=klage)
         await system.webhook("delete", klage)
         await system.until(akte.agrees)
+        await quiet(system)  # its run goes on: the file itself goes after the membership
         runs = sum(entry.phase == "end" for entry in await system.journal(klage))
         effects = len(await system.effects("xai"))
         await system.webhook("update", klage)
@@ -285,7 +286,9 @@ async def test_xai_14_15_and_16_killed_after_each_effect_every_document_is_there
 
 
 async def test_xai_31_two_replicas_upload_each_document_once(stack: Stack, tmp_path: Path) -> None:
-    async with running(stack, tmp_path, env=QUICK) as system:
+    # a run that is cancelled in its upload finds the file again, and tells of no upload
+    drained = {"BBL_DRAIN_SECONDS": "30"}
+    async with running(stack, tmp_path, env=QUICK | drained) as system:
         akte = await Akte.opened(system)
         second = Service(
             [str(BIN / "bitbylaw-document-sync")],
@@ -331,12 +334,15 @@ async def test_xai_32_a_lock_whose_holder_died_runs_out_and_the_event_is_not_los
             # given a script that died while it held the lock of one document; the group may go on
             # counting on a member of an earlier test until its session of 30 s is over
             name = f"sync_lock:document:{locked}"
-            await redis.set(name, "a script by hand", px=45_000)
+            await redis.set(name, "a script by hand", px=600_000)
             await system.webhook("create", locked, free)
-            await system.until(lambda: akte.agrees(free), seconds=44)
+            await system.until(lambda: akte.agrees(free), seconds=90)
+            await system.until(lambda: ended(system, locked, 1), seconds=90)
             assert await redis.get(name) == b"a script by hand"
+            assert not await akte.agrees(locked, free)
             # when its time is over
-            await system.until(lambda: akte.agrees(locked, free), seconds=60)
+            await redis.pexpire(name, 1_000)
+            await system.until(lambda: akte.agrees(locked, free), seconds=90)
         finally:
             await redis.aclose()
         outcomes = [entry.outcome for entry in await system.journal(locked)]

@@ -21,7 +21,7 @@ from bitbylaw_common.runtime.ports import Record
 from bitbylaw_devstack import GuardedProcess, Stack, last_lines
 
 BIN = Path(sys.executable).parent
-READY_SECONDS = 40.0
+READY_SECONDS = 90.0
 DIGEST_KEY = "a key that only tests use"
 
 
@@ -258,7 +258,7 @@ class System:
         )
 
     async def until(
-        self, condition: Callable[[], Any], *, seconds: float = 25, every: float = 0.1
+        self, condition: Callable[[], Any], *, seconds: float = 60, every: float = 0.1
     ) -> None:
         """Return once the awaitable condition is true."""
         async with asyncio.timeout(seconds):

@@ -12,14 +12,14 @@ from bitbylaw_cli.demonstration import Demo
 from bitbylaw_cli.output import Exit
 from e2e.commands import bbl
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(500)]
 
 MIB = 1024 * 1024
 
 
 async def shown(folder: Path, *arguments: str) -> Demo:
     async with bbl(folder, "demo", "--json", *arguments) as demo:
-        code = await demo.ended(120)
+        code = await demo.ended(240)
         printed = demo.printed
     begin = printed.index("\n{") + 1
     assert code == Exit.OK, printed
@@ -97,6 +97,6 @@ async def test_real_files_arrive_with_the_same_bytes_in_little_memory(tmp_path: 
 
 async def test_a_folder_without_files_is_wrong_usage_and_starts_nothing(tmp_path: Path) -> None:
     async with bbl(tmp_path, "demo", "--documents", ".") as demo:
-        assert await demo.ended(30) == Exit.USAGE
+        assert await demo.ended(60) == Exit.USAGE
         assert "holds no file" in demo.printed
     assert not (tmp_path / ".devstack").exists()

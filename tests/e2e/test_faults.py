@@ -16,7 +16,7 @@ from bitbylaw_common.runtime.ports import Outgoing
 from bitbylaw_devstack import Stack
 from system import System, running
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 async def _ends(system: System) -> list[JournalEntry]:
@@ -53,7 +53,7 @@ async def test_one_undecodable_record_in_a_thousand_is_dead_and_the_others_are_d
         async def all_ended() -> bool:
             return len(await _ends(system)) >= 999 and bool(await system.dead_letters())
 
-        await system.until(all_ended, seconds=60, every=0.5)
+        await system.until(all_ended, seconds=120, every=0.5)
         ends = await _ends(system)
         assert sorted(e.entity_id for e in ends) == sorted(
             f"doc{n:04}" for n in range(1000) if n != 500

@@ -13,7 +13,7 @@ from bitbylaw_devstack import Stack
 from harness import encoded
 from system import System, running
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(300)]
 
 ENV = {"XAI_SETTLE_SECONDS": "4", "DOCUMENT_KNOWLEDGE_BASES": "true"}
 
@@ -36,7 +36,7 @@ async def collections(system: System) -> list[str]:
 
 async def killed_at(system: System, side: str, effect: str, since: int) -> None:
     """Kill the worker as soon as a simulator has logged the effect."""
-    async with asyncio.timeout(25):
+    async with asyncio.timeout(60):
         while not any(call["effect"] == effect for call in await system.calls(side, since, wait=2)):
             pass
     await system.worker.kill()
@@ -63,7 +63,7 @@ async def test_xai_38_a_worker_killed_around_the_creation_makes_one_collection(
                 found = await record(system, knowledge)
                 return (found["aktivierungsstatus"], found["syncStatus"]) == ("active", "synced")
 
-            await system.until(active, seconds=40)
+            await system.until(active, seconds=90)
             assert len(await collections(system)) == number
             assert (await record(system, knowledge))["datenbankId"] in await collections(system)
         assert await system.dead_letters() == []

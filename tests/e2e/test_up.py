@@ -16,7 +16,7 @@ from e2e.commands import END_SECONDS, bbl, become, living
 
 SERVICES = {"ingest", "document-sync", "advoware-proxy"}
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(400)]
 
 SEED = [{"id": "test123", "entityType": "CDokumente"}]
 STOP_KEY = "Ctrl-C ends everything"
@@ -58,14 +58,14 @@ async def test_one_command_shows_the_main_job_and_leaves_nothing_running(tmp_pat
 
         # and other commands find the system by themselves
         async with bbl(tmp_path, "why", "document", "69a68b9cd4c0000d1") as why:
-            assert await why.ended(30) == Exit.OK
+            assert await why.ended(60) == Exit.OK
             assert why.printed.startswith("In line since")
         async with bbl(tmp_path, "doctor") as doctor:
-            assert await doctor.ended(30) == Exit.OK, doctor.printed
+            assert await doctor.ended(60) == Exit.OK, doctor.printed
 
         # when a second one is started beside it, it names the first and starts nothing
         async with bbl(tmp_path, "up", "--port", str(port)) as second:
-            assert await second.ended(30) == Exit.REFUSED
+            assert await second.ended(60) == Exit.REFUSED
             assert f"port {port} is held by process {up.process.pid} (" in second.printed
 
         # when it is told to end
@@ -113,7 +113,7 @@ async def test_a_killed_service_comes_back_and_all_end_when_something_else_dies(
         assert await up.ended(END_SECONDS + 5) == Exit.FINDING
         assert "simulators ended by itself with exit code 137" in up.printed
         assert "The end of" in up.printed
-    await become(lambda: living(stack) == [], 5)
+    await become(lambda: living(stack) == [], 20)
 
 
 async def _services(session: aiohttp.ClientSession, port: int) -> set[str]:
@@ -159,4 +159,4 @@ async def test_a_killed_command_takes_its_children_with_it(tmp_path: Path) -> No
         stack = up.stack
         up.process.kill()
         await up.ended(END_SECONDS)
-        await asyncio.wait_for(become(lambda: living(stack) == [], 15), 20)
+        await become(lambda: living(stack) == [], 30)

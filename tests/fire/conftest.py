@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     more = _records(config) * SECONDS_PER_RECORD
     for item in items:
         if "records" in getattr(item, "fixturenames", ()) and item.path.parent == _HERE:
-            item.add_marker(pytest.mark.timeout(180 + more))
+            item.add_marker(pytest.mark.timeout(360 + more))
 
 
 _HERE = Path(__file__).parent

@@ -35,7 +35,7 @@ SESSION_SECONDS = 6.0
 
 ONE_BY_ONE = frozenset({"Fire Order", "Fire Addition"})
 LOOK_SECONDS = 0.1
-METRIC_SECONDS = 10.0
+METRIC_SECONDS = 30.0
 """A process measures itself in every round of its loop; see `Scene.metric`."""
 
 STOP_SECONDS = 60.0
@@ -76,7 +76,7 @@ class Member(Service):
     async def freeze(self) -> None:
         """SIGSTOP; return when it stands still, with what it was in on the ledger."""
         os.kill(self.pid, signal.SIGSTOP)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not self._stands_still():  # noqa: ASYNC110 - the kernel tells only who asks
                 await asyncio.sleep(0.001)
         self._ledger.note("frozen", pid=self.pid)
@@ -146,7 +146,7 @@ class Scene:
         """Create the topics and connect."""
         next_release = fire(self.setup.model_copy(update={"release": 2}))
         wanted = topics_of_app(next_release)
-        async with asyncio.timeout(30), admin(self.connect) as kafka:
+        async with asyncio.timeout(60), admin(self.connect) as kafka:
             await kafka.apply(wanted)
         await self.log.__aenter__()
 

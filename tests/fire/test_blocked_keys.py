@@ -17,7 +17,7 @@ from fire.repeats import COMMIT_MARGIN_SECONDS
 from fire.scene import MakeScene, Scene
 from fire.service import ThingChanged
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(360)]
 
 STEP = "Fire Order"
 BLOCKED = "blocked"
@@ -63,7 +63,7 @@ async def test_5000_records_behind_a_blocked_one_hold_up_no_other_key(
     (blocked,) = await scene.publish(
         scene.topics.ordered, [ThingChanged(thing=BLOCKED, number=0, deed="hold")]
     )
-    await scene.until(lambda h: bool(h.open_runs()), 20, "the blocked run began")
+    await scene.until(lambda h: bool(h.open_runs()), 60, "the blocked run began")
     await scene.publish(
         scene.topics.ordered,
         [ThingChanged(thing=BLOCKED, number=number) for number in range(1, BEHIND + 1)],

@@ -11,7 +11,7 @@ from bitbylaw_common.kafka.codec import partition_of
 from fire.scene import SESSION_SECONDS, MakeScene, Member, Scene
 from fire.service import ThingBase, ThingChanged
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(360)]
 
 EXIT_BROKEN = 70
 
@@ -34,7 +34,7 @@ async def taken_over(scene: Scene, key: str, victim: Member, kind: str) -> None:
             fact.kind == kind and fact.key == key and fact.pid != victim.pid
             for fact in history.facts
         ),
-        SESSION_SECONDS * 5,
+        SESSION_SECONDS * 10,
         f"another process did the {kind} of {key}",
     )
 
@@ -47,15 +47,15 @@ async def test_a_process_frozen_in_an_effect_writes_nothing_more_when_it_goes_on
     await scene.start(scene.member(), scene.member())
     key = f"t{seed}"
     await scene.publish(scene.topics.ordered, [ThingChanged(thing=key, number=0, deed="effects")])
-    victim = await frozen(scene, 20)
+    victim = await frozen(scene, 60)
 
     # when the other has taken over and done it all, the frozen one goes on
     await taken_over(scene, key, victim, "effect")
-    await scene.until(lambda h: "done" in {r.outcome for r in h.runs}, 30, "the successor is done")
+    await scene.until(lambda h: "done" in {r.outcome for r in h.runs}, 60, "the successor is done")
     await asyncio.sleep(random.Random(seed).choice((0.0, 0.5, SESSION_SECONDS)))
     mark = len(scene.look().facts)
     victim.go_on()
-    await scene.until(lambda h: not h.open_runs(victim.pid), 30, "the frozen run ended")
+    await scene.until(lambda h: not h.open_runs(victim.pid), 60, "the frozen run ended")
 
     # then it ends the write it was in, at most, and begins no other
     late = [f.word for f in scene.look().facts[mark:] if f.kind == "effect"]
@@ -71,17 +71,17 @@ async def test_a_process_frozen_before_its_second_write_leaves_it_to_the_new_own
     await scene.start(scene.member(), scene.member())
     key = f"u{seed}"
     await scene.publish(scene.topics.ordered, [ThingChanged(thing=key, number=0, deed="gap")])
-    await scene.until(lambda h: bool(h.open_runs()), 20, "the run began")
+    await scene.until(lambda h: bool(h.open_runs()), 60, "the run began")
     pid = scene.history.open_runs()[0].pid
     victim = next(member for member in scene.members if member.pid == pid)
     await victim.freeze()
 
     # when the successor is at the same point and the frozen one goes on before it
     await scene.until(
-        lambda h: any(run.pid != pid for run in h.open_runs()), SESSION_SECONDS * 5, "a successor"
+        lambda h: any(run.pid != pid for run in h.open_runs()), SESSION_SECONDS * 10, "a successor"
     )
     victim.go_on()
-    await scene.until(lambda h: not h.open_runs(), 30, "both runs ended")
+    await scene.until(lambda h: not h.open_runs(), 60, "both runs ended")
 
     # then only the successor wrote
     written = [(f.pid, f.word) for f in scene.look().facts if f.kind == "effect"]
@@ -100,16 +100,16 @@ async def test_a_base_write_of_a_frozen_process_never_replaces_the_new_owner_s(
     await scene.publish(
         scene.topics.ordered, [ThingChanged(thing=key, number=0, deed="base", count=moment)]
     )
-    victim = await frozen(scene, 20)
+    victim = await frozen(scene, 60)
 
     # when the new owner wrote its own, also for what came later, and the frozen one goes on
     await taken_over(scene, key, victim, "base")
     await scene.publish(
         scene.topics.ordered, [ThingChanged(thing=key, number=1, deed="base", count=moment)]
     )
-    await scene.until(lambda h: 1 in h.ended["Fire Order", key], 30, "the later record is done")
+    await scene.until(lambda h: 1 in h.ended["Fire Order", key], 60, "the later record is done")
     victim.go_on()
-    await scene.until(lambda h: not h.open_runs(victim.pid), 30, "the frozen run ended")
+    await scene.until(lambda h: not h.open_runs(victim.pid), 60, "the frozen run ended")
     await asyncio.sleep(5)  # what it sends may still be on its way; nothing tells when it is not
 
     # then the base is the new owner's, of the later record

@@ -9,7 +9,7 @@ import pytest
 from fire.scene import MakeScene, Member, Scene
 from fire.service import ThingChanged
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(360)]
 
 STUCK_SECONDS = 8.0
 """The limit of the processes of this file, a fifth of what is shipped."""
@@ -40,11 +40,11 @@ async def test_a_consumer_that_fetches_no_more_is_not_healthy(scene_of: MakeScen
     member = scene.member()
     await scene.start(member)
     await scene.publish(scene.topics.ordered, [ThingChanged(thing="a", number=0)])
-    await scene.until(scene.settled, 20, "it works")
+    await scene.until(scene.settled, 60, "it works")
 
     # when its fetches bring nothing any more, and records wait
     member.signal(signal.SIGUSR1)
-    await scene.until(lambda _: scene.setup.silenced.exists(), 10, "a fetch hangs")
+    await scene.until(lambda _: scene.setup.silenced.exists(), 30, "a fetch hangs")
     await scene.publish(
         scene.topics.ordered, [ThingChanged(thing=f"a{n}", number=0) for n in range(100)]
     )
@@ -64,12 +64,12 @@ async def test_idle_waiting_and_full_members_are_healthy(scene_of: MakeScene) ->
     await waiting.publish(
         waiting.topics.ordered, [ThingChanged(thing="w", number=0, deed="later", count=3600)]
     )
-    await waiting.until(lambda h: "wait" in h.unfinished.values(), 20, "it waits")
+    await waiting.until(lambda h: "wait" in h.unfinished.values(), 60, "it waits")
     await full.publish(
         full.topics.ordered,
         [ThingChanged(thing=f"f{n % 200}", number=n // 200, deed="hold") for n in range(8_000)],
     )
-    await full.until(lambda h: len(h.open_runs()) >= 64, 20, "all places are taken")
+    await full.until(lambda h: len(h.open_runs()) >= 64, 60, "all places are taken")
 
     # then none of them asks for a restart
     assert await watched(scenes, FOUND_SECONDS) == {}
@@ -113,7 +113,7 @@ async def test_a_handler_that_blocks_the_loop_is_named_and_writes_nothing_twice(
         scene.topics.ordered,
         [ThingChanged(thing="b", number=0, deed="block", count=BLOCK_SECONDS)],
     )
-    await scene.until(lambda h: bool(h.open_runs()), 20, "it blocks")
+    await scene.until(lambda h: bool(h.open_runs()), 60, "it blocks")
     pid = scene.history.open_runs()[0].pid
     guilty = next(member for member in members if member.pid == pid)
 

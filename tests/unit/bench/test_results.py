@@ -75,6 +75,17 @@ def test_the_table_shows_medians_spreads_and_whether_a_bar_is_met() -> None:
     assert "p99 ms" not in table
 
 
+def test_a_bar_may_name_another_side_to_compare_with() -> None:
+    bars = (Bar("rate", 1.2), Bar("rate", 1.2, reference="barer"))
+    case = Case("case", _case().metrics, "rate", bars, "bare")
+    _measured(case, [1200], [1000]).add("barer", {"rate": 800})
+
+    table = to_markdown(Row("row", "A row", "How.", [case]), {})
+
+    assert "posts/s: 1.20x of bare, bar at most 1.2x: met" in table
+    assert "posts/s: 1.50x of barer, bar at most 1.2x: **not met**" in table
+
+
 def test_the_json_holds_every_repeat() -> None:
     row = Row("row", "A row", "How.", [_measured(_case(Bar("rate", 1.2)), [11, 13], [10, 10])])
 

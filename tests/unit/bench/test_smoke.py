@@ -15,7 +15,7 @@ SIDES = {
     "ingest": {OURS, "bare aiohttp + aiokafka"},
     "lanes": {OURS, peers.PARALLEL_CONSUMER},
     "skewed": {OURS, peers.PARALLEL_CONSUMER},
-    "latency": {OURS, "bare aiokafka loop", "the same with a journal"},
+    "latency": {OURS, "bare aiokafka loop", "the loop with a journal"},
     "proxy": {
         OURS,
         "bare aiohttp pass-through",

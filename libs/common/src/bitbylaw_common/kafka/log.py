@@ -178,10 +178,12 @@ class KafkaLog:
         Raises:
             KafkaError: of the first that was not stored; every other was waited for.
         """
-        sends: list[tuple[asyncio.Future[Any], Sequence[int]]] = []
-        refused: KafkaError | None = None
         self._count(size)
         arrivals = _Arrivals(lambda: self._count(-size))
+        if len(records) == 1:
+            return [await self._send_one(records[0], arrivals)]
+        sends: list[tuple[asyncio.Future[Any], Sequence[int]]] = []
+        refused: KafkaError | None = None
         try:
             for place, numbers in _by_place(records).items():
                 left = numbers
@@ -203,6 +205,17 @@ class KafkaLog:
         if refused is not None:
             raise refused
         return _positions(len(records), sends)
+
+    async def _send_one(self, record: Outgoing, arrivals: "_Arrivals") -> Position:
+        """As `_send`; most appends are of one record."""
+        try:
+            send, _ = await self._hand_over(_place(record), (record,))
+            arrivals.expect(send)
+        finally:
+            arrivals.handed_over()
+        await arrivals.complete()
+        stored = send.result()
+        return Position(stored.topic, stored.partition, stored.offset)
 
     async def _hand_over(
         self, place: tuple[str, int], records: Sequence[Outgoing]
@@ -364,9 +377,13 @@ def _by_place(records: Sequence[Outgoing]) -> dict[tuple[str, int], list[int]]:
     """Return the records' numbers by topic and partition."""
     places: dict[tuple[str, int], list[int]] = {}
     for number, record in enumerate(records):
-        partition = partition_of(record.key) if record.partition is None else record.partition
-        places.setdefault((record.topic, partition), []).append(number)
+        places.setdefault(_place(record), []).append(number)
     return places
+
+
+def _place(record: Outgoing) -> tuple[str, int]:
+    partition = partition_of(record.key) if record.partition is None else record.partition
+    return record.topic, partition
 
 
 def _positions(

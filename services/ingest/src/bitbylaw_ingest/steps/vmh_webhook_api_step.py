@@ -47,15 +47,15 @@ class Tally:
 
     def __init__(self, webhook: Webhook) -> None:
         labels = (webhook.entity, webhook.action)
-        self._posts = metrics.WEBHOOKS_RECEIVED.labels(*labels)
+        self._posts = metrics.Often(metrics.WEBHOOKS_RECEIVED.labels(*labels))
         self._answers = {
-            status: metrics.WEBHOOK_ANSWERS.labels(*labels, str(status))
+            status: metrics.Often(metrics.WEBHOOK_ANSWERS.labels(*labels, str(status)))
             for status in (200, 401, 503)
         }
         self._refusals = {
             refusal: metrics.SIGNATURE_FAILURES.labels(refusal.value) for refusal in Refusal
         }
-        self._items = metrics.WEBHOOK_ITEMS.labels(*labels)
+        self._items = metrics.Often(metrics.WEBHOOK_ITEMS.labels(*labels))
         self._bad_items = metrics.WEBHOOKS_QUARANTINED.labels(*labels, "item")
         self._bad_bodies = metrics.WEBHOOKS_QUARANTINED.labels(*labels, "body")
         self._duplicates = metrics.WEBHOOK_DUPLICATES.labels(*labels)

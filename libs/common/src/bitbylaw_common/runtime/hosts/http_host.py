@@ -702,7 +702,7 @@ def _count(method: str, route: str, status: int, seconds: float) -> None:
 @lru_cache(maxsize=512)
 def _series(method: str, route: str, status: int) -> tuple[Any, Any]:
     return (
-        metrics.HTTP_REQUESTS.labels(method, route, str(status)),
+        metrics.Often(metrics.HTTP_REQUESTS.labels(method, route, str(status))),
         metrics.HTTP_SECONDS.labels(method, route),
     )
 

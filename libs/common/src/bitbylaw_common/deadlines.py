@@ -12,12 +12,15 @@ class Deadlines:
     As `asyncio.timeout`, for what happens thousands of times a second and hardly ever takes so
     long: the first to begin is the first to be late, so one timer serves all.
 
+    Lives on the event loop of its first limit; Python's own way to it is a system call, each time.
+
     Args:
         seconds: after which what is awaited in the block is cancelled.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._open: deque[Limit] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -26,7 +29,7 @@ class Deadlines:
 
         The block raises `TimeoutError` when it takes longer.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._lives_on()
         return self._begun(Limit(asyncio.current_task(loop), loop.time() + self.seconds), loop)
 
     def renewed(self, limit: "Limit") -> "Limit":
@@ -34,9 +37,14 @@ class Deadlines:
 
         May be called from another task. The block ends with the one returned.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._lives_on()
         limit.over = True
         return self._begun(limit.until(loop.time() + self.seconds), loop)
+
+    def _lives_on(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def _begun(self, limit: "Limit", loop: asyncio.AbstractEventLoop) -> "Limit":
         self._forget()

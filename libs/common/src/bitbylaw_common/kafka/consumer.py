@@ -1,6 +1,7 @@
 """The group consumer of one service: fetch, commit, rebalance; what to do is the worker's."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -122,7 +123,7 @@ class GroupConsumer:
         beat = coordinator._do_heartbeat  # noqa: SLF001
 
         async def watched() -> bool:
-            sent, generation = asyncio.get_running_loop().time(), coordinator.generation
+            sent, generation = time.monotonic(), coordinator.generation
             accepted: bool = await beat()
             if accepted:
                 self._beat_at = sent
@@ -143,7 +144,7 @@ class GroupConsumer:
         So after a freeze the first question is answered rightly, before any heartbeat is. One
         heartbeat's time is kept as a margin: the broker may have begun to count a little earlier.
         """
-        silent = asyncio.get_running_loop().time() - max(self._beat_at, self._listener.joined_at)
+        silent = time.monotonic() - max(self._beat_at, self._listener.joined_at)
         return silent < self._session_seconds * (1 - 1 / HEARTBEATS_PER_SESSION)
 
     async def stop(self) -> None:
@@ -294,7 +295,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ca
         expected: the offset that comes next in each partition.
         generation: tells one assignment from the next.
         settled: no callback is at work.
-        joined_at: when the group last gave out its partitions, by the loop's clock.
+        joined_at: when the group last gave out its partitions, by the monotonic clock.
     """
 
     def __init__(
@@ -330,7 +331,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ca
             for topic in self._topics
         ]
         self._numbers = frozenset(set.intersection(*numbers)) if numbers else frozenset()
-        self.joined_at = asyncio.get_running_loop().time()
+        self.joined_at = time.monotonic()
         try:
             # aiokafka calls back beside the fetch loop: a record fetched before the state is
             # loaded would be delivered to nobody.

@@ -57,6 +57,7 @@ class KafkaLog:
         self._deadlines = Deadlines(acknowledge_seconds)
         self._waiting = 0
         self._producer: AIOKafkaProducer | None = None
+        self._loop = asyncio.get_running_loop()
         self._open = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
         self._logger = step_logger(service=service)
@@ -153,11 +154,11 @@ class KafkaLog:
         if self._waiting and self._waiting + size > BYTES_WAITING:
             metrics.KAFKA_APPEND_FAILURES.labels("refused").inc()
             raise LogUnavailableError(f"{self._waiting} bytes wait for Kafka already")
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = self._loop.time()
         try:
             with self._deadlines.limit():
-                await self._open.wait()
+                if not self._open.is_set():
+                    await self._open.wait()
                 stored = await self._send(records, size)
         except TimeoutError:
             metrics.KAFKA_APPEND_FAILURES.labels("late").inc()
@@ -166,7 +167,7 @@ class KafkaLog:
             ) from None
         except (KafkaError, OSError) as failed:
             raise _failed(failed) from failed
-        metrics.KAFKA_APPEND_SECONDS.observe(loop.time() - started)
+        metrics.KAFKA_APPEND_SECONDS.observe(self._loop.time() - started)
         return stored
 
     async def _send(self, records: Sequence[Outgoing], size: int) -> list[Position]:
@@ -179,7 +180,7 @@ class KafkaLog:
             KafkaError: of the first that was not stored; every other was waited for.
         """
         self._count(size)
-        arrivals = _Arrivals(lambda: self._count(-size))
+        arrivals = _Arrivals(self._loop, lambda: self._count(-size))
         if len(records) == 1:
             return [await self._send_one(records[0], arrivals)]
         sends: list[tuple[asyncio.Future[Any], Sequence[int]]] = []
@@ -331,9 +332,10 @@ class _Arrivals:
         over: called when the broker took or refused the last, also where nobody waits any more.
     """
 
-    __slots__ = ("_complete", "_over", "_underway")
+    __slots__ = ("_complete", "_loop", "_over", "_underway")
 
-    def __init__(self, over: Callable[[], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, over: Callable[[], None]) -> None:
+        self._loop = loop
         self._over = over
         self._underway = 1  # the handing over itself
         self._complete: asyncio.Future[None] | None = None
@@ -352,7 +354,7 @@ class _Arrivals:
     async def complete(self) -> None:
         """Return once every record arrived or failed."""
         if self._underway:
-            self._complete = asyncio.get_running_loop().create_future()
+            self._complete = self._loop.create_future()
             await self._complete
 
     def _arrived(self, send: asyncio.Future[Any]) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import difflib
 import errno
 import re
+import time
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -218,8 +219,7 @@ class HttpHost:
     # -- one request ------------------------------------------------------------------------------
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = time.monotonic()
         method = request.method if request.method in _METHODS else "other"
         found = self._routes.find(request.method, request)
         route = "unknown" if isinstance(found, _Refusal) else found[0].route.trigger.path
@@ -237,7 +237,7 @@ class HttpHost:
             if self._draining and self._in_flight == 0:
                 self._idle.set()
             _totals.in_flight -= 1
-            _count(method, route, status, loop.time() - began)
+            _count(method, route, status, time.monotonic() - began)
         return response
 
     def _place(

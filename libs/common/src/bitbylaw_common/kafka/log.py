@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, OutOfOrderSequenceNumber
 
 from bitbylaw_common import metrics
 from bitbylaw_common.deadlines import Deadlines
@@ -24,6 +24,8 @@ BYTES_WAITING = 64 * MIB
 """At most this many bytes wait for Kafka; more is refused at once instead of eating memory."""
 
 CONNECT_PAUSE_SECONDS = 1.0
+
+_SPOILING = (MessageSizeTooLargeError, OutOfOrderSequenceNumber)
 
 READ_SECONDS = 60.0
 """Reading to the end gives up after this long without a record."""
@@ -130,6 +132,25 @@ class KafkaLog:
             self._open.set()
             return
 
+    def _renew(self) -> None:
+        """Go on with another producer.
+
+        What the broker refused for good leaves a gap in the partition's sequence, and it refuses
+        whatever this producer sends behind the gap, for ever.
+        """
+        spoilt = self._producer
+        if spoilt is None:
+            return  # another append that failed with it has seen to that
+        self._producer = None
+        self._open.clear()
+        self._connecting = asyncio.create_task(self._replace(spoilt))
+
+    async def _replace(self, spoilt: AIOKafkaProducer) -> None:
+        try:
+            await self._connect()
+        finally:
+            await closed(spoilt.stop())
+
     @property
     def bytes_waiting(self) -> int:
         """Bytes handed to Kafka that are not acknowledged yet."""
@@ -166,6 +187,8 @@ class KafkaLog:
                 f"Kafka did not acknowledge: {self._deadlines.seconds:g} s passed"
             ) from None
         except (KafkaError, OSError) as failed:
+            if isinstance(failed, _SPOILING):
+                self._renew()
             raise _failed(failed) from failed
         metrics.KAFKA_APPEND_SECONDS.observe(self._loop.time() - started)
         return stored

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from contextlib import nullcontext
 from datetime import UTC, datetime
 
@@ -133,6 +134,19 @@ def test_a_span_lies_under_the_one_around_it_and_takes_over_its_service(
     assert first.attributes == {"bitbylaw.count": 2}
     assert (second.name, second.kind, second.trace.parent_id) == ("outer", "consumer", "")
     assert second.began_ns <= first.began_ns <= first.ended_ns <= second.ended_ns
+
+
+def test_a_wall_clock_that_is_set_meanwhile_moves_no_span_out_of_the_one_around_it(
+    recorded: list[tracing.Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tracing.span("outer"):
+        wall = time.time_ns()
+        monkeypatch.setattr(time, "time_ns", lambda: wall + 10**9)
+        with tracing.span("inner"):
+            pass
+
+    inner, outer = recorded
+    assert outer.began_ns <= inner.began_ns <= inner.ended_ns <= outer.ended_ns
 
 
 def test_what_a_block_raises_ends_its_span_with_the_name_of_the_class(

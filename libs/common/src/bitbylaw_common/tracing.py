@@ -138,7 +138,7 @@ class Span:
     __slots__ = (
         "_attributes",
         "_began",
-        "_began_ns",
+        "_epoch",
         "_error",
         "_kind",
         "_links",
@@ -171,9 +171,13 @@ class Span:
         self._min_seconds = min_seconds
         self._error = ""
         # The wall says when, for joining with other machines' spans; how long is measured apart,
-        # because the wall may be set.
-        self._began_ns = time.time_ns()
+        # because the wall may be set. A span goes by the clock of the one around it: two readings
+        # of the wall would let it end later than that.
+        within = _open.get()
         self._began = time.perf_counter_ns()
+        self._epoch: int = (
+            time.time_ns() - self._began if within is None else within._epoch  # noqa: SLF001 - its own
+        )
 
     def note(
         self, attributes: Attributes | None = None, *, error: str = "", service: str = ""
@@ -187,8 +191,8 @@ class Span:
     def end(self, error: str = "") -> None:
         """Hand it over; what follows the first time counts for nothing."""
         sink, self._sink = self._sink, None
-        spent = time.perf_counter_ns() - self._began
-        if sink is None or spent < self._min_seconds * 1e9:
+        ended = time.perf_counter_ns()
+        if sink is None or ended - self._began < self._min_seconds * 1e9:
             return
         links = [place for header in self._links if (place := parse(header)) is not None]
         sink(
@@ -196,8 +200,8 @@ class Span:
                 self._name,
                 self._kind,
                 self._trace,
-                self._began_ns,
-                self._began_ns + spent,
+                self._epoch + self._began,
+                self._epoch + ended,
                 self._attributes,
                 tuple(links[-LINKS_KEPT:]),
                 self._service,

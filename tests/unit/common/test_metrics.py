@@ -96,6 +96,21 @@ def test_the_page_shows_what_was_counted() -> None:
     assert content_type.startswith("text/plain; version=0.0.4")
 
 
+def test_what_moves_at_every_record_is_on_the_page_whenever_it_is_read() -> None:
+    name, labels = "bitbylaw_journal_records_total", {"service": "a-metrics-test", "phase": "end"}
+    often = metrics.Often(metrics.JOURNAL_RECORDS.labels(*labels.values()))
+
+    often.inc()
+    often.inc(2)
+    page = metrics.render()[0].decode()
+    often.inc()
+
+    assert 'bitbylaw_journal_records_total{phase="end",service="a-metrics-test"} 3.0' in page
+    assert metrics.samples()[name, tuple(sorted(labels.items()))] == 4
+    often.inc(3)
+    assert metrics.value(name, **labels) == 7
+
+
 @pytest.mark.parametrize(
     ("operation", "status", "counted"),
     [

@@ -90,6 +90,10 @@ class Case:
         """Note what one run of a side measured."""
         self.measured.setdefault(side, []).append(values)
 
+    def against(self, bar: Bar) -> str:
+        """Return the side that a bar compares us with; empty where it compares with none."""
+        return bar.reference or self.reference or ""
+
     def verdicts(self) -> list[Verdict]:
         """Return how the bars were met; one that cannot be judged is left out.
 
@@ -101,8 +105,7 @@ class Case:
     def _verdict(self, bar: Bar) -> Verdict | None:
         ours = _column(self.measured.get(OURS, ()), bar.metric)
         if bar.kind == "ratio":
-            reference = bar.reference or self.reference or ""
-            theirs = _column(self.measured.get(reference, ()), bar.metric)
+            theirs = _column(self.measured.get(self.against(bar), ()), bar.metric)
             # what is nothing, or less, has no multiple
             ours = tuple(a / b for a, b in zip(ours, theirs, strict=False) if b > 0)
         if not ours:
@@ -167,7 +170,7 @@ def _case(case: Case) -> dict[str, Any]:
             {
                 "metric": verdict.bar.metric,
                 "kind": verdict.bar.kind,
-                "reference": verdict.bar.reference or case.reference,
+                "reference": case.against(verdict.bar),
                 "limit": verdict.bar.limit,
                 "at_least": verdict.bar.at_least,
                 "values": list(verdict.values),
@@ -218,7 +221,7 @@ def sentence(verdict: Verdict, case: Case) -> str:
     """Return a verdict in words."""
     words = {metric.key: metric.words for metric in case.metrics}[verdict.bar.metric]
     how = "at least" if verdict.bar.at_least else "at most"
-    what = f"of {verdict.bar.reference or case.reference}" if verdict.bar.kind == "ratio" else ""
+    what = f"of {case.against(verdict.bar)}" if verdict.bar.kind == "ratio" else ""
     times = "x" if verdict.bar.kind == "ratio" else ""
     spread = _cell(verdict.values, 2)
     met = "met" if verdict.met else "**not met**"

@@ -38,9 +38,7 @@ async def measure(rig: Rig, sizes: Sizes, say: Say) -> Row:
         "as well.",
     )
     bars = tuple(
-        Bar(metric.key, 1.5, reference=reference)
-        for reference in (JOURNALLING, BARE)
-        for metric in METRICS
+        Bar(metric.key, 1.5, reference=reference) for reference in ("", BARE) for metric in METRICS
     )
     case = Case("latency", METRICS, "sent_p99_ms", bars, JOURNALLING)
     row.cases.append(case)

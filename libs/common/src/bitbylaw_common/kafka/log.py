@@ -45,6 +45,8 @@ metrics.KAFKA_BYTES_WAITING.set_function(lambda: _totals.waiting)
 class KafkaLog:
     """One idempotent producer, and a reader for whole partitions. An async context manager.
 
+    Made on the event loop that it lives on.
+
     Args:
         options: how to connect: `KafkaSettings.client_options()`.
         service: names the process to the broker and in metrics.
@@ -204,8 +206,6 @@ class KafkaLog:
         """
         self._count(size)
         arrivals = _Arrivals(self._loop, lambda: self._count(-size))
-        if len(records) == 1:
-            return [await self._send_one(records[0], arrivals)]
         sends: list[tuple[asyncio.Future[Any], Sequence[int]]] = []
         refused: KafkaError | None = None
         try:
@@ -229,17 +229,6 @@ class KafkaLog:
         if refused is not None:
             raise refused
         return _positions(len(records), sends)
-
-    async def _send_one(self, record: Outgoing, arrivals: "_Arrivals") -> Position:
-        """As `_send`; most appends are of one record."""
-        try:
-            send, _ = await self._hand_over(_place(record), (record,))
-            arrivals.expect(send)
-        finally:
-            arrivals.handed_over()
-        await arrivals.complete()
-        stored = send.result()
-        return Position(stored.topic, stored.partition, stored.offset)
 
     async def _hand_over(
         self, place: tuple[str, int], records: Sequence[Outgoing]
@@ -402,13 +391,9 @@ def _by_place(records: Sequence[Outgoing]) -> dict[tuple[str, int], list[int]]:
     """Return the records' numbers by topic and partition."""
     places: dict[tuple[str, int], list[int]] = {}
     for number, record in enumerate(records):
-        places.setdefault(_place(record), []).append(number)
+        partition = partition_of(record.key) if record.partition is None else record.partition
+        places.setdefault((record.topic, partition), []).append(number)
     return places
-
-
-def _place(record: Outgoing) -> tuple[str, int]:
-    partition = partition_of(record.key) if record.partition is None else record.partition
-    return record.topic, partition
 
 
 def _positions(

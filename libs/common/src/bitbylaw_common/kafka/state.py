@@ -22,7 +22,7 @@ from bitbylaw_common.topics import LARGE_RECORD_BYTES, MIB
 
 TAKE_OVER_SECONDS = 15.0
 WRITE_SECONDS = 12.0
-CLOSE_SECONDS = 2.0
+STOP_SECONDS = 2.0
 TRANSACTION_MS = 15_000
 """The broker ends a transaction that its writer left open after this; longer than a write may take,
 so that it is always the writer who learns first."""
@@ -190,10 +190,10 @@ async def _stop(producer: AIOKafkaProducer) -> None:
     """
     producer._closed = True  # noqa: SLF001 - else it complains that nobody stopped it
     with suppress(KafkaError, OSError):
-        await closed(producer.client.close(), CLOSE_SECONDS)
+        await closed(producer.client.close(), STOP_SECONDS)
     with suppress(KafkaError, OSError):
         # There is no stop without a flush.
-        await closed(producer._sender.close(), CLOSE_SECONDS)  # noqa: SLF001
+        await closed(producer._sender.close(), STOP_SECONDS)  # noqa: SLF001
     # A batch that was given up holds the failure once more, where nobody looks; Python would
     # complain of it in the log, long after the write was told.
     for batches in producer._message_accumulator._batches.values():  # noqa: SLF001

@@ -12,8 +12,8 @@ from typing import Any
 
 BBL = Path(sys.executable).with_name("bbl")
 START_SECONDS = 120.0
-END_SECONDS = 20.0
-"""Everything has to be gone within this after Ctrl-C: within ten on a machine of its own."""
+END_SECONDS = 10.0
+"""Everything has to be gone within this after Ctrl-C."""
 
 
 class Bbl:

@@ -113,7 +113,7 @@ async def test_a_killed_service_comes_back_and_all_end_when_something_else_dies(
         assert await up.ended(END_SECONDS + 5) == Exit.FINDING
         assert "simulators ended by itself with exit code 137" in up.printed
         assert "The end of" in up.printed
-    await become(lambda: living(stack) == [], 20)
+    await become(lambda: living(stack) == [], 5)
 
 
 async def _services(session: aiohttp.ClientSession, port: int) -> set[str]:
@@ -159,4 +159,4 @@ async def test_a_killed_command_takes_its_children_with_it(tmp_path: Path) -> No
         stack = up.stack
         up.process.kill()
         await up.ended(END_SECONDS)
-        await become(lambda: living(stack) == [], 30)
+        await become(lambda: living(stack) == [], 15)

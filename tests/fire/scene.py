@@ -282,7 +282,9 @@ class Scene:
             async with asyncio.timeout(limit_seconds):
                 while not condition(self.look()):
                     for member in alive:
-                        assert member.running, f"{member.name} ended by itself: {member.log}"
+                        assert member.running, (
+                            f"{member.name} ended by itself:\n{last_lines(member.log)}"
+                        )
                     await asyncio.sleep(LOOK_SECONDS)
         except TimeoutError:
             raise AssertionError(

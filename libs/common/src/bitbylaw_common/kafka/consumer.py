@@ -9,24 +9,29 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import (
-    CommitFailedError,
-    IllegalStateError,
+    IllegalGenerationError,
     KafkaError,
     RebalanceInProgressError,
+    UnknownMemberIdError,
 )
 from aiokafka.structs import OffsetAndMetadata
 
 from bitbylaw_common.deadlines import Deadlines
-from bitbylaw_common.errors import LogUnavailableError
+from bitbylaw_common.errors import LogUnavailableError, OwnershipLost
 from bitbylaw_common.kafka.assignor import NumberAssignor
 from bitbylaw_common.kafka.closing import closed
 from bitbylaw_common.kafka.log import from_kafka
+from bitbylaw_common.kafka.lookup import asks_again
+from bitbylaw_common.kafka.silence import Silence
 from bitbylaw_common.runtime.offsets import Commit
 from bitbylaw_common.runtime.ports import Record
 from bitbylaw_common.topics import LARGE_RECORD_BYTES
 
 HEARTBEATS_PER_SESSION = 10
+PATIENCE_HEARTBEATS = 2
+"""The broker is silent when a heartbeat stays without an answer for the time of so many."""
 COMMIT_SECONDS = 5.0
+COMMIT_PAUSE_SECONDS = 0.1
 POLL_SECONDS = 0.2
 """So long a fetch waits for a record."""
 
@@ -91,6 +96,7 @@ class GroupConsumer:
         self._listener = _Listener(self._topics, assigned, revoked, broken)
         self._refused = refused
         self._beat_at = 0.0
+        self._silence = Silence(PATIENCE_HEARTBEATS * session_seconds / HEARTBEATS_PER_SESSION)
         self._paused: frozenset[TopicPartition] = frozenset()
         self._paused_under = -1
         self._fetching = Deadlines(2 * POLL_SECONDS)
@@ -102,6 +108,7 @@ class GroupConsumer:
         Raises:
             LogUnavailableError: no broker answers.
         """
+        asks_again(self._consumer._client)  # noqa: SLF001 - there is no public way
         try:
             await self._consumer.start()
         except (KafkaError, OSError) as down:
@@ -124,11 +131,16 @@ class GroupConsumer:
 
         async def watched() -> bool:
             sent, generation = time.monotonic(), coordinator.generation
-            accepted: bool = await beat()
+            with self._silence.waiting():
+                accepted: bool = await beat()
             if accepted:
                 self._beat_at = sent
+                self._silence.answered()
             elif coordinator.generation != generation:
+                self._silence.answered()
                 self._told_off()
+            else:
+                self._silence.failed()
             return accepted
 
         coordinator._do_heartbeat = watched  # noqa: SLF001
@@ -137,6 +149,10 @@ class GroupConsumer:
         if self._refused():
             # aiokafka would join again at once, under the same name, and throw the other out.
             self._consumer._coordinator._coordination_task.cancel()  # noqa: SLF001
+
+    def broker_was_silent(self, seconds: float) -> bool:
+        """Return whether the broker left a heartbeat without an answer within so many seconds."""
+        return self._silence.within(seconds)
 
     def holds_lease(self) -> bool:
         """Whether the group still counts on this member, as far as it can know.
@@ -159,6 +175,7 @@ class GroupConsumer:
 
         Raises:
             LogUnavailableError: the broker cannot be asked; try again.
+            OwnershipLost: aiokafka's own task for the membership broke; begin anew.
         """
         self._sought.clear()
         batches: Mapping[TopicPartition, list[Any]] = {}
@@ -170,6 +187,9 @@ class GroupConsumer:
                     timeout_ms=int(POLL_SECONDS * 1000), max_records=records
                 )
         except KafkaError as down:
+            if self._consumer._coordinator._coordination_task.done():  # noqa: SLF001
+                # What keeps the membership ended; no fetch would ever bring anything again.
+                raise OwnershipLost(f"the membership of the group broke: {down}") from down
             raise LogUnavailableError(f"fetch failed: {type(down).__name__}") from down
         expected = self._listener.expected
         missing: list[str] = []
@@ -229,26 +249,43 @@ class GroupConsumer:
         if not commits:
             return True
         try:
-            # aiokafka asks a silent broker for ever.
             async with asyncio.timeout(COMMIT_SECONDS):
-                await self._consumer.commit(
+                return await self._commit_until_answered(
                     {
                         TopicPartition(*place): OffsetAndMetadata(commit.offset, commit.metadata)
                         for place, commit in commits.items()
                     }
                 )
-        except CommitFailedError as failed:
-            if isinstance(failed.__cause__, RebalanceInProgressError):
-                raise LogUnavailableError("commit put off: the group is rebalancing") from failed
+        except RebalanceInProgressError as moving:
+            raise LogUnavailableError("commit put off: the group is rebalancing") from moving
+        except (UnknownMemberIdError, IllegalGenerationError):
             self._told_off()
-            return False
-        except IllegalStateError:
-            # Between two assignments nothing is assigned; the next owner goes on from the commit
-            # before this one.
             return False
         except (KafkaError, TimeoutError) as down:
             raise LogUnavailableError(f"commit failed: {type(down).__name__}") from down
-        return True
+
+    async def _commit_until_answered(
+        self, offsets: Mapping[TopicPartition, OffsetAndMetadata]
+    ) -> bool:
+        """Ask until there is an answer; False between two assignments, when nothing is assigned.
+
+        aiokafka's own `commit` goes on where it is cancelled: what it asked of a silent broker is
+        answered when the member has long joined anew, and throws it out of the group once more.
+        """
+        coordinator = self._consumer._coordinator  # noqa: SLF001 - there is no public way
+        while True:
+            await coordinator.ensure_coordinator_known()
+            assigned = self._consumer.assignment()
+            if not offsets.keys() <= assigned:
+                return False  # the next owner goes on from the commit before this one
+            try:
+                await coordinator._do_commit_offsets(assigned, offsets)  # noqa: SLF001
+            except KafkaError as failed:
+                if not failed.retriable:
+                    raise
+                await asyncio.sleep(COMMIT_PAUSE_SECONDS)
+            else:
+                return True
 
     @property
     def rebalancing(self) -> bool:

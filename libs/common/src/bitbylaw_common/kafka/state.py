@@ -17,6 +17,7 @@ from aiokafka.errors import (
 from bitbylaw_common import metrics
 from bitbylaw_common.errors import LogUnavailableError, OwnershipLost
 from bitbylaw_common.kafka.closing import closed
+from bitbylaw_common.kafka.lookup import asks_again
 from bitbylaw_common.runtime.ports import Outgoing, check_sizes
 from bitbylaw_common.topics import LARGE_RECORD_BYTES, MIB
 
@@ -67,6 +68,7 @@ class KafkaState:
             request_timeout_ms=10_000,
             retry_backoff_ms=100,
         )
+        asks_again(producer.client)
         try:
             async with asyncio.timeout(TAKE_OVER_SECONDS):
                 await producer.start()
@@ -194,9 +196,14 @@ async def _stop(producer: AIOKafkaProducer) -> None:
     with suppress(KafkaError, OSError):
         # There is no stop without a flush.
         await closed(producer._sender.close(), STOP_SECONDS)  # noqa: SLF001
-    # A batch that was given up holds the failure once more, where nobody looks; Python would
-    # complain of it in the log, long after the write was told.
-    for batches in producer._message_accumulator._batches.values():  # noqa: SLF001
-        for batch in batches:
-            if batch._drain_waiter.done():  # noqa: SLF001
-                _look(batch._drain_waiter)  # noqa: SLF001
+    # What was given up holds the failure once more, where nobody looks; Python would complain of it
+    # in the log, long after the write was told.
+    given_up = [
+        batch._drain_waiter  # noqa: SLF001
+        for batches in producer._message_accumulator._batches.values()  # noqa: SLF001
+        for batch in batches
+    ]
+    given_up.append(producer._txn_manager.wait_for_transaction_end())  # noqa: SLF001
+    for waiter in given_up:
+        if waiter is not None and waiter.done():
+            _look(waiter)

@@ -1,7 +1,7 @@
 """Hosts one consuming app on Kafka: fetch, deliver, commit after the work, rebalance, stop."""
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Coroutine, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -28,7 +28,8 @@ ROUNDS_OF_A_LOOK = 4
 WATCH_SECONDS = 5.0
 LOAD_TRIES = 10
 REFUSALS_SECONDS = 60.0
-"""Refused twice within this, the process ends and begins anew."""
+"""Refused twice within this, the process ends and begins anew; unless the broker was silent within
+it, which is no fault of ours."""
 SESSION_SECONDS = 30.0
 
 
@@ -54,6 +55,39 @@ class RequestLooks:
     def fetched(self, records: int) -> None:
         """Note how many records a round brought: with none, there is time to look."""
         self._rounds_left = max(0, self._rounds_left - 1) if records else ROUNDS_OF_A_LOOK
+
+
+class Refusals:
+    """When a member that the group refuses must end, so that the process begins anew.
+
+    Args:
+        instance: the name of its static membership; None for dynamic.
+    """
+
+    def __init__(self, instance: str | None) -> None:
+        self._instance = instance
+        self._last = float("-inf")
+
+    def told(self, now: float, *, in_time: bool) -> str:
+        """Return why the member must end; empty while it may join again.
+
+        Not to be asked about a refusal that follows from the broker's silence.
+
+        Args:
+            now: seconds of a monotonic clock.
+            in_time: the group had no reason to give up on the member.
+        """
+        before, self._last = self._last, now
+        if self._instance is not None and in_time:
+            # Nothing of ours was late, so somebody joined under our name. If both came back they
+            # would throw each other out for ever; the newcomer stays.
+            return f"another process joined as BBL_INSTANCE={self._instance}: give each its own"
+        if now - before <= REFUSALS_SECONDS:
+            return (
+                f"the group refused this member twice within {REFUSALS_SECONDS:g} s; its "
+                "heartbeats come too late: give it more CPU, or raise BBL_SESSION_SECONDS"
+            )
+        return ""
 
 
 class KafkaHost(Generic[D]):
@@ -114,8 +148,7 @@ class KafkaHost(Generic[D]):
             refused=self._refused,
             broken=self.worker.fail,
         )
-        self._instance = instance
-        self._refusals: deque[float] = deque(maxlen=2)
+        self._refusals = Refusals(instance)
         self._retaking: asyncio.Task[None] | None = None
         self._committing: asyncio.Task[None] | None = None
         self._moved = clock.monotonic()
@@ -285,23 +318,10 @@ class KafkaHost(Generic[D]):
         )
         in_time = self._consumer.holds_lease()
         self.worker.lose("refused")
-        now = self._clock.monotonic()
-        self._refusals.append(now)
-        if self._instance is not None and in_time:
-            # Nothing of ours was late, so somebody joined under our name. If both came back they
-            # would throw each other out for ever; the newcomer stays.
-            self.worker.fail(
-                OwnershipLost(
-                    f"another process joined as BBL_INSTANCE={self._instance}: give each its own"
-                )
-            )
-        elif len(self._refusals) == 2 and now - self._refusals[0] <= REFUSALS_SECONDS:
-            self.worker.fail(
-                OwnershipLost(
-                    f"the group refused this member twice within {REFUSALS_SECONDS:g} s; its "
-                    "heartbeats come too late: give it more CPU, or raise BBL_SESSION_SECONDS"
-                )
-            )
+        if self._consumer.broker_was_silent(REFUSALS_SECONDS):
+            return self.worker.failure.done()
+        if reason := self._refusals.told(self._clock.monotonic(), in_time=in_time):
+            self.worker.fail(OwnershipLost(reason))
         return self.worker.failure.done()
 
     async def _retake(self) -> None:

@@ -91,6 +91,11 @@ class Coordinator:
     async def ensure_coordinator_known(self) -> None:
         pass
 
+    async def refuse(self) -> bool:
+        """Answer a heartbeat as to a stranger; aiokafka forgets its generation then."""
+        self.generation = -1
+        return False
+
     async def _do_heartbeat(self) -> bool:
         return await self.beats()
 
@@ -103,8 +108,7 @@ class Coordinator:
 class Kafka:
     """Stands for aiokafka's consumer, with a coordinator of the test."""
 
-    def __init__(self, **options: object) -> None:
-        self.options = options
+    def __init__(self, **_options: object) -> None:
         self._coordinator = Coordinator()
 
     def assignment(self) -> set[TopicPartition]:
@@ -158,8 +162,7 @@ async def test_a_refusal_after_a_heartbeat_that_nobody_answered_is_told_apart() 
 
     async def refused() -> bool:
         await answered.wait()
-        member.coordinator.generation = -1
-        return False
+        return await member.coordinator.refuse()
 
     member.coordinator.beats = refused
     beating = asyncio.ensure_future(member.coordinator._do_heartbeat())
@@ -173,12 +176,7 @@ async def test_a_refusal_after_a_heartbeat_that_nobody_answered_is_told_apart() 
 
 async def test_a_refusal_out_of_the_blue_is_ours() -> None:
     member = Member()
-
-    async def refused() -> bool:
-        member.coordinator.generation = -1
-        return False
-
-    member.coordinator.beats = refused
+    member.coordinator.beats = member.coordinator.refuse
     await member.coordinator._do_heartbeat()
     assert member.refusals == [False]
 

@@ -318,9 +318,8 @@ class KafkaHost(Generic[D]):
         )
         in_time = self._consumer.holds_lease()
         self.worker.lose("refused")
-        if self._consumer.broker_was_silent(REFUSALS_SECONDS):
-            return self.worker.failure.done()
-        if reason := self._refusals.told(self._clock.monotonic(), in_time=in_time):
+        ours = not self._consumer.broker_was_silent(REFUSALS_SECONDS)
+        if ours and (reason := self._refusals.told(self._clock.monotonic(), in_time=in_time)):
             self.worker.fail(OwnershipLost(reason))
         return self.worker.failure.done()
 

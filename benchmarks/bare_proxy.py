@@ -33,7 +33,7 @@ async def serve(given: argparse.Namespace) -> None:
             "duration_ms": round((time.monotonic() - began) * 1000),
             "caller": "bench",
         }
-        await producer.send(given.topic, json.dumps(event).encode(), key=call.encode())
+        await producer.send(given.topic, json.dumps(event).encode(), key=b"bench")
 
     async def pass_on(request: web.Request) -> web.StreamResponse:
         began = time.monotonic()

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import aiohttp
 import pytest
+from aiohttp.http_writer import StreamWriter
 from pydantic import BaseModel, Field, SecretStr, field_validator
 
 from bitbylaw_common import events, logs, metrics, topics, tracing
@@ -306,6 +307,40 @@ async def test_an_answer_is_streamed_as_it_is_made(
         assert await answer.content.readany() == b"one"
         taken.set()
         assert await answer.content.read() == b"two"
+
+
+async def test_the_head_of_a_streamed_answer_goes_out_with_its_first_piece(
+    control: Told, caller: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bytes] = []
+    write = StreamWriter._write
+    write_lines = StreamWriter._writelines
+
+    def one(writer: StreamWriter, piece: bytes) -> None:
+        written.append(bytes(piece))
+        write(writer, piece)
+
+    def many(writer: StreamWriter, pieces: Sequence[bytes]) -> None:
+        written.append(b"".join(pieces))
+        write_lines(writer, pieces)
+
+    async def run(request: ApiRequest[Any]) -> ApiResponse:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"one"
+            yield b"two"
+
+        return ApiResponse(200, pieces(), {"content-length": "6"})
+
+    monkeypatch.setattr(StreamWriter, "_write", one)
+    monkeypatch.setattr(StreamWriter, "_writelines", many)
+    async with (
+        HttpHost([Route("s", http("GET", "/down"), run)], control, port=0) as host,
+        caller.get(f"{host.url}/down") as answer,
+    ):
+        assert await answer.read() == b"onetwo"
+    ours = [piece for piece in written if not piece.startswith(b"GET")]
+    assert [piece.endswith(b"\r\n\r\none") for piece in ours] == [True, False]
+    assert ours[1] == b"two"
 
 
 async def test_a_stream_that_breaks_midway_does_not_look_whole(

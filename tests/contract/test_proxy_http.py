@@ -363,6 +363,7 @@ async def test_each_call_leaves_an_event_without_content(run: Office) -> None:
         "v": 1,
     }
     assert 0 <= event.duration_ms < 20_000
+    assert (event.entity, event.key) == ("caller", "anybody")  # a caller's calls stay in order
 
 
 async def test_while_kafka_is_away_calls_are_answered_and_the_loss_is_counted_and_said_once(

@@ -77,13 +77,17 @@ async def test_calls_through_two_proxies_share_a_token_and_leave_a_trail(
         assert listed["Advoware Proxy GET"]["service"] == "advoware-proxy"
 
     found: dict[str, ProxyAnswered] = {}
+    partitions: set[int] = set()
     async with KafkaLog(connect, service="test") as log:
         await log.connected(60)
         places = {(topics.PROXY_RESPONSE.name, number): 0 for number in range(topics.PARTITIONS)}
         async for record in log.read(places):
             event, _ = codec.decode(topics.PROXY_RESPONSE, record)
             found[event.request_id] = event
+            if event.request_id in told:
+                partitions.add(record.partition)
     assert told <= set(found)
+    assert len(partitions) == 1  # of one caller
     assert {found[one].endpoint for one in told} == {"api/v1/advonet/employees"}
     logins = [call for call in advoware.requests if call.path.endswith("/Token")]
     assert len(logins) == 1

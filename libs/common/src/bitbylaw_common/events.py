@@ -199,13 +199,13 @@ class ProxyAnswered(Event):
 
     @property
     def key(self) -> str:
-        """The request's id: calls of many programs have no order among them."""
-        return self.request_id
+        """The caller: what one program did stays in order, and is found in one place."""
+        return self.caller
 
     @property
     def entity(self) -> str:
-        """Calls are their own kind."""
-        return "call"
+        """Who calls; the calls themselves are nobody's record."""
+        return "caller"
 
 
 class Command(Event):

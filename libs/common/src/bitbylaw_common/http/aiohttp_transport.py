@@ -72,20 +72,21 @@ async def aiohttp_transport(
     timeout = aiohttp.ClientTimeout(total=None, connect=connect_seconds)
     trace = aiohttp.TraceConfig()
     trace.on_request_headers_sent.append(_note_sent)
+    kept = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
+    # A streamed body gets a connection of its own: it cannot be sent again when an idle one turns
+    # out to be closed, and an answer before its end leaves the rest in the wire.
+    fresh = aiohttp.TCPConnector(limit=0, force_close=True)
     sessions = [
         aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=timeout,
-            trace_configs=[trace],
+            trace_configs=traces,
             read_bufsize=_CHUNK_BYTES,
         )
-        for connector in (
-            aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS),
-            # A streamed body gets a connection of its own: it cannot be sent again when an idle
-            # one turns out to be closed, and an answer before its end leaves the rest in the wire.
-            aiohttp.TCPConnector(limit=0, force_close=True),
-        )
+        # Of a request that may be sent twice nobody asks whether it was sent, and to be told so
+        # costs at each step of aiohttp's.
+        for connector, traces in ((kept, []), (kept, [trace]), (fresh, [trace]))
     ]
     for session in sessions:
         # aiohttp sends PUT and DELETE again by itself when an idle connection turns out to be
@@ -94,8 +95,9 @@ async def aiohttp_transport(
     try:
         yield _AiohttpTransport(
             clock=clock,
-            kept=sessions[0],
-            fresh=sessions[1],
+            repeatable=sessions[0],
+            kept=sessions[1],
+            fresh=sessions[2],
             connect_seconds=connect_seconds,
             rooms={name: asyncio.Semaphore(limit) for name, limit in per_system_limits.items()},
             on_exchange=on_exchange or _nobody,
@@ -237,6 +239,7 @@ class _AiohttpTransport:
         self,
         *,
         clock: Clock,
+        repeatable: aiohttp.ClientSession,
         kept: aiohttp.ClientSession,
         fresh: aiohttp.ClientSession,
         connect_seconds: float,
@@ -246,6 +249,7 @@ class _AiohttpTransport:
         jitter: random.Random,
     ) -> None:
         self._clock = clock
+        self._repeatable = repeatable
         self._kept = kept
         self._fresh = fresh
         self._connect_seconds = connect_seconds
@@ -319,7 +323,8 @@ class _AiohttpTransport:
         if trace is not None:
             headers["traceparent"] = trace
 
-        session, source, data = self._kept, None, request.body
+        session = self._repeatable if request.idempotent else self._kept
+        source, data = None, request.body
         if isinstance(data, bytes) and len(data) > _LARGE_BYTES:
             # In pieces, because one large write would hold up the loop.
             headers["Content-Length"] = str(len(data))

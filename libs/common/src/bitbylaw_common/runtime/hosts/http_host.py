@@ -359,7 +359,7 @@ class HttpHost:
 
         A cut is the only way to tell the caller that the body is not whole.
         """
-        response = web.StreamResponse(status=answer.status, headers=_headers(answer, _NO_TYPE))
+        response = _Streamed(status=answer.status, headers=_headers(answer, _NO_TYPE))
         if close:
             response.force_close()
         try:
@@ -417,6 +417,16 @@ class HttpHost:
                 await response.write(chunk)
         except TimeoutError:
             raise _CallerStalled from None
+
+
+class _Streamed(web.StreamResponse):
+    """An answer whose head goes out with its first piece.
+
+    On its own it would cost a write of ours and a waking of the caller's, which is most of what a
+    short answer costs.
+    """
+
+    _send_headers_immediately = False  # aiohttp's own switch, as of its `Response`
 
 
 # -- routes ---------------------------------------------------------------------------------------
